@@ -1,0 +1,1 @@
+"""Verifiers: what judges the artifacts that refer to an image. One file a kind of artifact."""

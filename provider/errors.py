@@ -221,6 +221,10 @@ CODES: Final[dict[str, CodeEntry]] = {
         "The body is not a ProviderRequest of externaldata.gatekeeper.sh/v1beta1 within the limits.",
         "Let Gatekeeper call this endpoint; for a test use docs/operations.md#a-request-by-hand.",
     ),
+    "CLIENT_NOT_ALLOWED": _undecided(
+        "The caller's client certificate carries none of the names that may ask.",
+        "Call from Gatekeeper, or add the name of the caller's certificate to the allowed client names.",
+    ),
     "NOT_READY": _undecided(
         "No good configuration is loaded.",
         "Apply at least one Store, Verifier, KeyManagementProvider and Policy; check-config says what is missing.",

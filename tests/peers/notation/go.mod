@@ -1,6 +1,6 @@
 module countersign/tests/peers/notation
 
-go 1.26.8
+go 1.23.0
 
 tool github.com/notaryproject/notation/cmd/notation
 

@@ -128,7 +128,7 @@ class SingleFlight(Generic[K, V]):
             flight = asyncio.create_task(_fly(start))
             self._flights[key] = flight
             flight.add_done_callback(lambda _done: self._flights.pop(key, None))
-        # asyncio.wait, not await: cancelling the waiter leaves the flight alone, and a cancelled flight cancels no waiter.
+        # asyncio.wait, not await: a cancelled waiter leaves the flight alone, a cancelled flight cancels no waiter.
         await asyncio.wait((flight,))
         if flight.cancelled():
             raise Undecided("INTERNAL", "the work that this waited for was cancelled")
@@ -137,6 +137,10 @@ class SingleFlight(Generic[K, V]):
             # One exception is raised in many tasks: without a reset every waiter would lengthen its traceback.
             raise outcome.error.with_traceback(outcome.traceback)
         return outcome
+
+    def __contains__(self, key: K) -> bool:
+        """Whether a flight of this key is under way, to be joined."""
+        return key in self._flights
 
     def __len__(self) -> int:
         """Flights under way."""

@@ -199,7 +199,8 @@ class Executor:
         if kept is not None:
             return kept
         namespace, reference = parse_key(key)
-        self._refuse_overload()
+        if identity not in self._key_flights:
+            self._refuse_overload()
         return await self._key_flights.run(identity, lambda: self._answer(snapshot, namespace, reference, key))
 
     async def resolve(self, key: str) -> str:

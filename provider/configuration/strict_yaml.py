@@ -1,14 +1,15 @@
 """YAML as operators write it: one reader that refuses what lenient readers silently turn into something else.
 
 Rules:
-- Values are those of the YAML 1.2 core schema: `NO`, `yes`, `12:30` and dates are text; only true and false are booleans.
+- Values are those of the YAML 1.2 core schema: `NO`, `yes`, `12:30` and dates are text; only true and false are
+  booleans.
 - A key is text, whatever it looks like, and stands once in its mapping.
 - No aliases, no merge keys, no tags: what is written is what is read, and nothing grows on reading.
 - Bytes, documents, depth and nodes are bounded.
 - Reading goes on after a problem where it can, so that every problem is told at once, each with its line.
 
-What does not belong here: any schema. Source: YAML 1.2.2 section 10.3 (core schema); PyYAML's parser splits the text into
-events (libyaml where it is built in) and its resolver and constructors, which follow YAML 1.1, are not used.
+What does not belong here: any schema. Source: YAML 1.2.2 section 10.3 (core schema). PyYAML's parser (libyaml where it
+is built in) splits the text into events; its resolver and constructors, which follow YAML 1.1, are not used.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class _Reader:
         self._problems_before = 0
 
     def feed(self, event: yaml.Event) -> None:
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else self._line
         match event:
             case yaml.DocumentStartEvent():
                 self._begin_document(line)
@@ -141,7 +142,7 @@ class _Reader:
             case yaml.ScalarEvent():
                 if event.tag not in _TEXT_TAGS:
                     self._problem(line, f"a tag ({event.tag}) is not read")
-                plain = event.implicit[0] and event.style is None
+                plain = event.implicit[0]
                 self._scalar(event.value, self._resolve(event.value, line) if plain else event.value, line)
             case yaml.MappingStartEvent():
                 self._open({}, event.tag, line)
@@ -209,7 +210,7 @@ class _Reader:
         if isinstance(frame.value, list):
             frame.value.append(value)
         else:
-            assert frame.key is not None  # noqa: S101 - the parser alternates keys and values
+            assert frame.key is not None  # the parser alternates keys and values
             frame.value[frame.key] = value
             if not isinstance(value, (dict, list)):
                 frame.key = None

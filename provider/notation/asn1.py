@@ -5,8 +5,8 @@ Rules:
   recurses: who reads a structure asks for its parts one by one, so depth is that of the caller's schema.
 - `to_der` mends the one liberty that real time-stamp tokens take with BER, lengths that are longer than needed, with a
   bound on depth and on the number of elements. Indefinite lengths and constructed strings are refused.
-- The order inside a SET OF is not checked when reading (it is not signed, and authorities get it wrong); `encode_set_of`
-  writes it sorted, as DER demands where it is signed.
+- The order inside a SET OF is not checked when reading (it is not signed, and authorities get it wrong);
+  `encode_set_of` writes it sorted, as DER demands where it is signed.
 - MalformedASN1Error is the only error. Its message holds tags, numbers and names of fields, never content.
 
 What does not belong here: any schema (certificates, CMS, time-stamps have their own files).
@@ -16,9 +16,9 @@ Sources: ITU-T X.690 (2021) sections 8, 10 and 11; RFC 5280 section 4.1.2.5 (tim
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 BOOLEAN: Final = 0x01
 INTEGER: Final = 0x02
@@ -37,6 +37,7 @@ MAX_ELEMENTS: Final = 10_000  # elements in to_der; a token with four certificat
 MAX_OBJECT_IDENTIFIER: Final = 128  # octets of one identifier; Microsoft's long ones have about 30
 MAX_FRACTION_DIGITS: Final = 9  # of a second; authorities give milliseconds or microseconds
 
+_FIELDS: Final = ((0, 4), (4, 6), (6, 8), (8, 10), (10, 12), (12, 14))  # of YYYYMMDDHHMMSS
 _CONSTRUCTED: Final = 0x20
 _TAG_NUMBER: Final = 0x1F
 _MAX_LENGTH_OCTETS: Final = 8  # of a BER length; nothing that is read here comes near four
@@ -46,9 +47,8 @@ class MalformedASN1Error(ValueError):
     """The bytes are not what the reader was asked for; the message names the field and never quotes the input."""
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
-    """One tag-length-value.
+class Element(NamedTuple):
+    """One tag-length-value. A tuple, because a certificate has a hundred and frozen dataclasses take long to make.
 
     Attributes:
         tag: the identifier octet: class, constructed bit and number.
@@ -87,24 +87,35 @@ class Reader:
 
     def read_any(self) -> Element:
         """Read the next element whatever its tag. Raises MalformedASN1Error."""
-        tag, start, end = _header(self._data, self._position, self._what, minimal=True)
-        element = Element(tag, self._data[start:end], self._data[self._position : end])
+        data, position = self._data, self._position
+        try:  # the usual case, in which one octet tells the length; `_header` has the general one
+            tag, length = data[position], data[position + 1]
+        except IndexError:
+            raise MalformedASN1Error(f"{self._what} is truncated") from None
+        start = position + 2
+        end = start + length
+        if length >= 0x80 or end > len(data) or tag & _TAG_NUMBER == _TAG_NUMBER:
+            tag, start, end = _header(data, position, self._what, minimal=True)
         self._position = end
-        return element
+        return Element(tag, data[start:end], data[position:end])
 
     def read(self, tag: int, what: str) -> Element:
         """Read the next element, which must have this tag. Raises MalformedASN1Error, naming `what`."""
-        found = self.next_tag()
-        if found != tag:
+        element = self.optional(tag)
+        if element is None:
+            found = self.next_tag()
             raise MalformedASN1Error(
                 f"{what} of {self._what}: expected tag {tag:#04x}, found "
                 + ("the end" if found is None else f"tag {found:#04x}")
             )
-        return self.read_any()
+        return element
 
     def optional(self, tag: int) -> Element | None:
         """Read the next element if it has this tag. Raises MalformedASN1Error."""
-        return self.read_any() if self.next_tag() == tag else None
+        position = self._position
+        if position == len(self._data) or self._data[position] != tag:
+            return None
+        return self.read_any()
 
     def rest(self) -> Iterator[Element]:
         """Read what is left, element by element. Raises MalformedASN1Error."""
@@ -151,9 +162,13 @@ def decode_integer(element: Element, tag: int = INTEGER) -> int:
 
 def decode_object_identifier(element: Element, tag: int = OBJECT_IDENTIFIER) -> str:
     """An OBJECT IDENTIFIER as dotted text. Raises MalformedASN1Error."""
-    content = element.content
-    if element.tag != tag or not content or len(content) > MAX_OBJECT_IDENTIFIER:
+    if element.tag != tag or not element.content or len(element.content) > MAX_OBJECT_IDENTIFIER:
         raise MalformedASN1Error("an OBJECT IDENTIFIER is missing, empty or too long")
+    return _dotted(element.content)
+
+
+@lru_cache(maxsize=512)  # certificates use the same thirty over and over
+def _dotted(content: bytes) -> str:
     arcs: list[int] = []
     arc = 0
     starting = True
@@ -235,9 +250,9 @@ def _calendar(text: bytes) -> datetime:
     """YYYYMMDDHHMMSSZ as an aware time."""
     if len(text) != 15 or not text[:14].isdigit() or text[14:] != b"Z":
         raise MalformedASN1Error("a time is not written as YYYYMMDDHHMMSSZ")
-    numbers = [int(text[start:end]) for start, end in ((0, 4), (4, 6), (6, 8), (8, 10), (10, 12), (12, 14))]
+    year, month, day, hour, minute, second = (int(text[at:end]) for at, end in _FIELDS)
     try:
-        return datetime(*numbers, tzinfo=UTC)  # type: ignore[arg-type]  # six numbers, which the type checker cannot count
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
         raise MalformedASN1Error("a time names a date that does not exist") from None
 
@@ -246,8 +261,8 @@ def to_der(data: bytes) -> bytes:
     """Rewrite one element, and all inside it, with lengths as DER has them. What is DER already comes back unchanged.
 
     Raises:
-        MalformedASN1Error: indefinite length, high tag number, truncated or trailing octets, deeper than MAX_DEPTH, more
-            than MAX_ELEMENTS.
+        MalformedASN1Error: indefinite length, high tag number, truncated or trailing octets, deeper than MAX_DEPTH,
+            more than MAX_ELEMENTS.
     """
     budget = [MAX_ELEMENTS]
     encoded, end = _rewrite(data, 0, budget, MAX_DEPTH)

@@ -2,7 +2,7 @@
 
     (1) integrity           the envelope is well-formed, signed by its leaf, and the chain keeps the certificate rules
     (2) payload             what was signed is the image at hand, and carries the demanded metadata (always enforced)
-    (3) authenticity        a certificate of the chain is in a trust store of the policy, and the leaf is a trusted identity
+    (3) authenticity        a trust store of the policy holds a certificate of the chain, the leaf is a trusted identity
     (4) expiry              the signature's own expiry has not passed
     (5) authenticTimestamp  the certificates were valid when the signature was made, by a trusted clock's word
     (6) revocation          no certificate of the chain was revoked
@@ -10,25 +10,26 @@
 Rules:
 - Every check is recorded with the action that the trust policy gives it. The first failure whose action is enforce ends
   the workflow and the signature fails; a failure whose action is log is recorded and the workflow goes on.
-- What must be fetched (OCSP, CRL) is yielded as a batch of queries; whoever drives the generator sends back the answers.
+- What must be fetched (OCSP, CRL) is yielded as a batch of queries; the driver of the generator sends back the answers.
   Nothing is fetched for a check whose action is skip, nor before the checks that need no network.
 - Time is the argument `at`; it is the same for every check of one decision.
 - Verification plugins are not run: a signature that demands one fails (1), naming it.
 
-What does not belong here: finding signatures (stores), choosing among them (executor.py, policy.py), fetching (verifiers/).
+What does not belong here: finding signatures (stores), choosing among them (executor, policy), fetching (verifiers).
 Source: notaryproject/specifications, trust-store-trust-policy.md "Signature Verification" and
 signature-specification.md; stricter than notation-go where docs/threat-model.md says so.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from provider.errors import CountersignError, Refused, Undecided
-from provider.notation.certificates import Certificate, check_valid_at, find_trust_anchor
+from provider.notation.certificates import Certificate, check_chain_valid_at, find_trust_anchor
 from provider.notation.envelope import Envelope, open_envelope
 from provider.notation.identities import match_identity
 from provider.notation.payload import check_metadata, check_payload
@@ -41,7 +42,7 @@ SCHEME_X509: Final = "notary.x509"
 SCHEME_SIGNING_AUTHORITY: Final = "notary.x509.signingAuthority"
 
 TrustStores = Mapping[tuple[StoreType, str], Sequence[Certificate]]
-"""Certificates of the trust stores that a statement names; a store that is absent or empty fails the check that needs it."""
+"""Certificates of the stores that a statement names; a store that is absent or empty fails the check that needs it."""
 
 Fetching = Generator[tuple[Query, ...], Mapping[Query, Answer], None]
 
@@ -51,7 +52,7 @@ class CheckResult:
     """One row of an outcome.
 
     Attributes:
-        check: name of the check, as the trust policy spells it; `payload` and `metadata` for the two that it cannot name.
+        check: name of the check as the trust policy spells it; `payload` and `metadata` for the two it cannot name.
         action: what the policy wants of a failure.
         error: why it failed; None when it passed. Undecided when an answer could not be had.
     """
@@ -144,10 +145,8 @@ class _Verification:
         self._timestamp: Timestamp | None = None
 
     def run(self) -> Generator[tuple[Query, ...], Mapping[Query, Answer], Outcome]:
-        try:
+        with contextlib.suppress(_Stop):
             yield from self._steps()
-        except _Stop:
-            pass
         return Outcome(tuple(self._checks), self._envelope, self._timestamp)
 
     def _steps(self) -> Fetching:
@@ -193,7 +192,7 @@ class _Verification:
             raise _Stop
 
     def _check_authenticity(self, envelope: Envelope) -> None:
-        """Trust the chain, then the identity. Every listed store of the scheme's type must be there (as in notation-go)."""
+        """Trust the chain, then the identity. Every listed store of the scheme's type must be there, as in notation-go."""
         wanted = StoreType.SIGNING_AUTHORITY if envelope.signing_scheme == SCHEME_SIGNING_AUTHORITY else StoreType.CA
         find_trust_anchor(envelope.chain, self._store_certificates(wanted))
         match_identity(envelope.chain[0], self._statement.trusted_identities)
@@ -218,10 +217,10 @@ class _Verification:
     ) -> Generator[tuple[Query, ...], Mapping[Query, Answer], datetime | None]:
         """Step (5). Returns the latest time at which the signature can have been made, when a trusted clock says so."""
         if envelope.signing_scheme == SCHEME_SIGNING_AUTHORITY:
-            check_valid_at(envelope.chain, envelope.signing_time)
+            check_chain_valid_at(envelope.chain, envelope.signing_time)
             return envelope.signing_time
         if not self._wants_timestamp(envelope):
-            check_valid_at(envelope.chain, self._at)
+            check_chain_valid_at(envelope.chain, self._at)
             return None
         if not envelope.timestamp_token:
             raise Refused(

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from provider.errors import CountersignError, Refused, Undecided
+from provider.errors import ConfigurationError, CountersignError, Refused, Undecided
 from provider.interfaces import KeyManagementProvider, Store
-from provider.notation.certificates import Certificate, check_trust_anchor
+from provider.notation.certificates import Certificate, check_timestamp_trust_anchor, check_trust_anchor
 from provider.notation.trust_policy import Action, StoreType, TrustPolicyDocument, TrustPolicyStatement
 from provider.notation.verification import Outcome, verify
 from provider.oci import MEDIA_TYPE_ARTIFACT_MANIFEST, MEDIA_TYPE_EMPTY, Descriptor, Manifest, Reference, Subject
@@ -119,22 +119,19 @@ class NotationVerifier:
             )
         if isinstance(failure.error, Undecided):
             raise failure.error
-        assert failure.error is not None  # noqa: S101 - by definition of failure
+        assert failure.error is not None
         return self._failed(failure.error, artifact, artifact_type=artifact_type, extensions=extensions)
 
     def _certificates(self, statement: TrustPolicyStatement) -> dict[tuple[StoreType, str], tuple[Certificate, ...]]:
         """What the statement's trust stores hold now. Certificates that may not anchor trust are left out."""
         stores = {}
         for store_type, store_name in statement.trust_stores:
-            certificates: list[Certificate] = []
-            for source in self._trust_stores.get((store_type, store_name), ()):
-                for certificate in source.material().certificates:
-                    try:
-                        check_trust_anchor(certificate, timestamping=store_type is StoreType.TSA)
-                    except Refused:
-                        continue
-                    certificates.append(certificate)
-            stores[store_type, store_name] = tuple(certificates)
+            stores[store_type, store_name] = tuple(
+                certificate
+                for source in self._trust_stores.get((store_type, store_name), ())
+                for certificate in source.material().certificates
+                if _may_anchor(certificate, store_type)
+            )
         return stores
 
     def _failed(
@@ -154,6 +151,16 @@ class NotationVerifier:
             artifact_type=artifact_type,
             extensions=extensions,
         )
+
+
+def _may_anchor(certificate: Certificate, store_type: StoreType) -> bool:
+    """Key services hand out whole chains; of these only authorities and self-signed certificates may anchor trust."""
+    check = check_timestamp_trust_anchor if store_type is StoreType.TSA else check_trust_anchor
+    try:
+        check(certificate)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _check_manifest(manifest: Manifest, subject: Subject) -> tuple[Descriptor, Descriptor]:
@@ -191,8 +198,8 @@ def _extensions(outcome: Outcome, statement: TrustPolicyStatement) -> dict[str, 
     facts: dict[str, Any] = {}
     if outcome.envelope is not None:
         leaf = outcome.envelope.chain[0]
-        facts["Issuer"] = leaf.issuer
-        facts["SN"] = leaf.subject
+        facts["Issuer"] = leaf.issuer_text
+        facts["SN"] = leaf.subject_text
         facts["notAfter"] = leaf.not_after.isoformat()
     if outcome.timestamp is not None:
         facts["timestamp"] = outcome.timestamp.gen_time.isoformat()

@@ -1,4 +1,4 @@
-module countersign/tests/peers/registry
+module countersign/tests/peers/ggcr-registry
 
 go 1.25.0
 

@@ -1,0 +1,91 @@
+"""The command line: `countersign COMMAND`. One file a command; this one holds what they share.
+
+Rules:
+- Exit codes: 0 verified or done, 1 refused or a demo that went wrong, 2 could not decide, bad configuration or bad usage,
+  130 interrupted.
+- Results go to standard output, everything else to standard error. Colour only on a terminal, never in a pipe.
+- A command's modules are imported when it runs, so that `--help` is quick.
+- Every option can be set by an environment variable `COUNTERSIGN_<OPTION>`, and no option repeats what a resource says.
+
+What does not belong here: decisions. A command reads options, calls the floors below, prints.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+import click
+
+from provider import __version__
+from provider.errors import ConfigurationError, CountersignError
+
+EXIT_OK: Final = 0
+EXIT_REFUSED: Final = 1
+EXIT_UNDECIDED: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+_COMMANDS: Final = {
+    "serve": "provider.cli.serve:serve",
+    "verify": "provider.cli.verify:verify",
+    "inspect": "provider.cli.inspect:inspect",
+    "check-config": "provider.cli.check_config:check_config",
+    "demo": "provider.cli.demo:demo",
+    "version": "provider.cli.version:version",
+}
+
+
+class _Commands(click.Group):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        target = _COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        module, _, attribute = target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - the table above names commands
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "COUNTERSIGN", "max_content_width": 100},
+    epilog="Documentation: docs/getting-started.md, docs/operations.md, docs/errors.md.",
+)
+@click.version_option(__version__, prog_name="countersign", message="%(prog)s %(version)s")
+def commands() -> None:
+    """Admit only container images signed by someone you trust.
+
+    Countersign is a Gatekeeper external data provider. `serve` answers Gatekeeper; `verify`, `inspect` and `check-config` do
+    the same work on a laptop or in CI; `demo` shows all of it on an embedded registry.
+    """
+
+
+def fail(error: CountersignError) -> None:
+    """Say what is wrong on standard error, every fault on a line of its own, and what to do."""
+    print(f"countersign: {error}", file=sys.stderr)
+    if isinstance(error, ConfigurationError):
+        for fault in error.faults:
+            print(f"  {fault}", file=sys.stderr)
+    print(f"  {error.remediation}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line; the console script. Does not return."""
+    try:
+        code = commands.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_UNDECIDED)
+    except (click.Abort, KeyboardInterrupt):
+        print("countersign: interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except CountersignError as error:
+        fail(error)
+        sys.exit(EXIT_UNDECIDED)
+    sys.exit(code if isinstance(code, int) else EXIT_OK)

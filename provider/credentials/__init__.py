@@ -1,0 +1,1 @@
+"""Credentials: what to show a registry. One file a source; `chain.py` asks several in order."""

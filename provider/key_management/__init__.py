@@ -1,0 +1,1 @@
+"""Sources of trusted certificates and keys: text in a resource, folders of files, key services."""

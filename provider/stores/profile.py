@@ -1,0 +1,213 @@
+"""How a registry is reached: the settings of an oras store, the profile of one registry, the URLs of one repository.
+
+Rules:
+- Names are checked again before a URL is made of them: URL libraries collapse `..`, and a name is no place for that.
+- `docker.io` is a name, not a host: its registry is registry-1.docker.io.
+- A registry that the operator lists may be anywhere but link-local. One that only an image reference names may be
+  private, and loopback only when the reference says so literally.
+
+What does not belong here: requests (transport.py), secrets (credentials/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import quote
+
+from yarl import URL
+
+from provider.egress import (
+    LOOPBACK_ALLOWED,
+    PRIVATE_ALLOWED,
+    EgressRules,
+    is_listed,
+    is_loopback_literal,
+    rules_for,
+)
+from provider.errors import InvalidKey
+from provider.oci import Digest, Reference
+
+DOCKER_HUB: Final = "docker.io"
+DOCKER_HUB_HOST: Final = "registry-1.docker.io"
+
+# Public registries whose token service is the same operator's under another name, so that nobody has to list it.
+WELL_KNOWN_TOKEN_HOSTS: Final[Mapping[str, frozenset[str]]] = {
+    DOCKER_HUB: frozenset({"auth.docker.io"}),
+    "registry.gitlab.com": frozenset({"gitlab.com"}),
+    "registry.digitalocean.com": frozenset({"api.digitalocean.com"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryProfile:
+    """What the operator says of one registry.
+
+    Attributes:
+        host: registry as it stands in references, `host` or `host:port`; `docker.io` for Docker Hub.
+        plain_http: speak http to it. Everything, credentials too, then goes in the clear.
+        ca_bundle: PEM certificates trusted in place of the system's roots.
+        ca_file: a file of such.
+        client_certificate: PEM file of a client certificate, shown to this registry and the hosts listed here only.
+        client_key: PEM file of its key; None when it is in the certificate's file.
+        token_hosts: hosts that credentials for this registry may be sent to, besides its own.
+        redirect_hosts: hosts that blobs may be fetched from although their address is private or loopback.
+
+    Raises:
+        ValueError: `host` is not a registry host.
+    """
+
+    host: str
+    plain_http: bool = False
+    ca_bundle: bytes = field(default=b"", repr=False)
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = field(default=None, repr=False)
+    token_hosts: frozenset[str] = frozenset()
+    redirect_hosts: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        try:
+            domain = Reference.parse(f"{self.host}/name/space:tag").domain
+        except InvalidKey:
+            domain = ""
+        if domain != self.host or self.host != self.host.lower():
+            raise ValueError(f"{self.host!r} is not a registry host in lower case, such as registry.example.com:5000")
+
+    @property
+    def has_own_tls(self) -> bool:
+        """It needs a TLS context of its own."""
+        return bool(self.ca_bundle or self.ca_file or self.client_certificate or self.client_key)
+
+
+@dataclass(frozen=True, slots=True)
+class OrasStoreSettings:
+    """Limits and registries of an oras store. Every number is positive.
+
+    Attributes:
+        plain_http: speak http to registries that have no profile (Ratify's useHttp).
+        profiles: registries that need something said of them; at most one for a host.
+        max_referrers: entries read from one list of referrers; an image rarely has ten.
+        max_referrer_pages: pages of one list.
+        timeout_seconds: one operation with its retries and tokens; for a list of referrers, one page of it. Longer than
+            a request's deadline: the work goes on behind it.
+        listing_timeout_seconds: all pages of one list, the consumer's own time not counted.
+        attempt_timeout_seconds: one HTTP exchange, so that a dead connection leaves time for another try.
+        connect_timeout_seconds: TCP connect and TLS handshake.
+        retry_backoff_seconds: mean wait before the first retry; it doubles.
+        max_connections_per_host: exchanges with one host side by side; Ratify's 100.
+
+    Raises:
+        ValueError: a number that is not positive, or two profiles for one host.
+    """
+
+    plain_http: bool = False
+    profiles: tuple[RegistryProfile, ...] = ()
+    max_referrers: int = 1000
+    max_referrer_pages: int = 100
+    timeout_seconds: float = 10.0
+    listing_timeout_seconds: float = 30.0
+    attempt_timeout_seconds: float = 4.0
+    connect_timeout_seconds: float = 3.0
+    retry_backoff_seconds: float = 0.1
+    max_connections_per_host: int = 100
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+                raise ValueError(f"{name} must be positive, not {value}")
+        hosts = [profile.host for profile in self.profiles]
+        if len(set(hosts)) != len(hosts):
+            raise ValueError("a registry has two profiles")
+
+    def profile(self, domain: str) -> RegistryProfile | None:
+        """The profile of a registry, None when the operator said nothing of it."""
+        host = domain.lower()
+        return next((profile for profile in self.profiles if profile.host == host), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """One repository of one registry, and where it may be reached.
+
+    Attributes:
+        domain: registry as in references, lower case.
+        path: repository path, checked.
+        profile: what is known of the registry.
+        rules: egress rules for the registry's own host.
+    """
+
+    domain: str
+    path: str
+    profile: RegistryProfile
+    rules: EgressRules
+
+    @classmethod
+    def of(cls, reference: Reference, settings: OrasStoreSettings) -> Self:
+        """The repository of a reference.
+
+        Raises:
+            InvalidKey: REFERENCE_INVALID, when the reference was built around its grammar.
+        """
+        # Reading the normal form again must give the same names; anything else was never parsed.
+        again = Reference.parse(f"{reference.repository}:{reference.tag or 'latest'}")
+        if (again.domain, again.path) != (reference.domain, reference.path):
+            raise InvalidKey("REFERENCE_INVALID", "image reference is not in normal form", found=str(reference))
+        domain = reference.domain.lower()
+        listed = settings.profile(domain)
+        profile = listed or RegistryProfile(domain, plain_http=settings.plain_http)
+        host = URL(_base(domain, profile)).raw_host or ""
+        rules = LOOPBACK_ALLOWED if listed or is_loopback_literal(host) else PRIVATE_ALLOWED
+        return cls(domain, reference.path, profile, rules)
+
+    @property
+    def origin(self) -> URL:
+        """Scheme, host and port of the registry's API."""
+        return URL(_base(self.domain, self.profile))
+
+    @property
+    def pull_scope(self) -> str:
+        """The token scope for reading it (distribution token specification)."""
+        return f"repository:{self.path}:pull"
+
+    def may_have_credentials(self, url: URL) -> bool:
+        """Whether credentials for this registry may be sent to a token service at `url`: on the registry's own host,
+        on one that the operator listed, or on the known one of a public registry."""
+        return url.raw_host == self.origin.raw_host or is_listed(
+            url, self.profile.token_hosts | WELL_KNOWN_TOKEN_HOSTS.get(self.domain, frozenset())
+        )
+
+    def token_rules(self, url: URL) -> EgressRules:
+        """Egress rules for a token realm that the registry named."""
+        return self._rules(url, self.profile.token_hosts)
+
+    def redirect_rules(self, url: URL) -> EgressRules:
+        """Egress rules for a redirect target that the registry named."""
+        return self._rules(url, self.profile.redirect_hosts)
+
+    def _rules(self, url: URL, trusted_hosts: frozenset[str]) -> EgressRules:
+        return self.rules if url.raw_host == self.origin.raw_host else rules_for(url, trusted_hosts)
+
+    def manifest_url(self, reference: Digest | str) -> URL:
+        """URL of a manifest by digest or (checked) tag."""
+        return self._url(f"manifests/{reference}")
+
+    def blob_url(self, digest: Digest) -> URL:
+        """URL of a blob."""
+        return self._url(f"blobs/{digest}")
+
+    def referrers_url(self, digest: Digest, artifact_type: str | None) -> URL:
+        """URL of the first page of the referrers of a manifest."""
+        query = f"?artifactType={quote(artifact_type, safe='')}" if artifact_type else ""
+        return self._url(f"referrers/{digest}{query}")
+
+    def _url(self, rest: str) -> URL:
+        return URL(f"{_base(self.domain, self.profile)}/v2/{self.path}/{rest}", encoded=True)
+
+
+def _base(domain: str, profile: RegistryProfile) -> str:
+    scheme = "http" if profile.plain_http else "https"
+    return f"{scheme}://{DOCKER_HUB_HOST if domain == DOCKER_HUB else domain}"

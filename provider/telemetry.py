@@ -1,0 +1,218 @@
+"""Logs and metrics: how the process speaks to those who run it.
+
+Rules:
+- One log line is one event: JSON (Ratify's names: time, level, msg) or text. It goes to standard error; standard output
+  belongs to commands. Records of libraries that use `logging` take the same way out.
+- A text line stays one line whatever a registry or certificate put into it.
+- A metric's labels take values from closed lists only. Image names, digests, keys and error texts are never labels: an
+  attacker chooses them, and each new value would cost memory for ever.
+- Ratify's metric names are kept where the meaning is the same, so that its dashboards go on working.
+
+What does not belong here: which events are logged, when a metric moves, the HTTP listener that serves /metrics.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from provider import __version__
+from provider.errors import UsageError, printable
+
+MAX_LOGGED_TEXT: Final = 4096  # characters of one value in a text line
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+# Seconds. Warm answers take a few milliseconds, cold ones some round trips, and nothing may take five seconds.
+_REQUEST_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
+# Milliseconds, as Ratify v1 has them.
+_RATIFY_VERIFY_BUCKETS: Final = (
+    *(0, 10, 30, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 1100, 1200, 1400, 1600, 1800),
+    *(2000, 2300, 2600, 4000, 4400, 4900),
+)
+_RATIFY_MUTATE_BUCKETS: Final = _RATIFY_VERIFY_BUCKETS[:19]
+
+
+class LogFormat(enum.Enum):
+    """How a log line looks."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+class _StandardError:
+    """Standard error as it is at the time of writing, so that a replaced sys.stderr is honoured."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def configure_logging(
+    level: str = "info", log_format: LogFormat = LogFormat.JSON, stream: TextIO | None = None
+) -> None:
+    """Set up structlog and `logging` for the whole process. To be called once, by the command line.
+
+    Args:
+        level: one of LEVELS; `warn` is taken for `warning`, as Ratify does.
+        log_format: JSON for machines, text for people (coloured on a terminal).
+        stream: where to write; None is standard error.
+
+    Raises:
+        UsageError: USAGE, for an unknown level.
+    """
+    name = {"warn": "warning"}.get(level.lower(), level.lower())
+    if name not in LEVELS:
+        raise UsageError("USAGE", "the log level is unknown", expected=", ".join(LEVELS), found=level)
+    threshold = logging.getLevelNamesMapping()[name.upper()]
+    output: Any = _StandardError() if stream is None else stream
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.format_exc_info,
+        _drop_absent,
+    ]
+    renderers: list[structlog.typing.Processor]
+    if log_format is LogFormat.JSON:
+        renderers = [structlog.processors.EventRenamer("msg"), structlog.processors.JSONRenderer()]
+    else:
+        colours = (stream or sys.stderr).isatty()
+        console = structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=0, timestamp_key="time")
+        renderers = [_one_line, console]
+    structlog.configure(
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(output),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    # Libraries tell at info what they do with every request; that is debugging, not operation.
+    logging.basicConfig(level=max(threshold, logging.WARNING), handlers=[handler], force=True)
+
+
+def _drop_absent(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out fields that have no value, as answers do."""
+    return {key: value for key, value in event.items() if value is not None}
+
+
+def _one_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep foreign text from forging lines of the text format; JSON escapes by itself.
+
+    A traceback keeps its lines, indented, so that none of them can pass for the beginning of an event.
+    """
+    safe: dict[str, Any] = {}
+    for key, value in event.items():
+        if not isinstance(value, str):
+            safe[key] = value
+        elif key == "exception":
+            safe[key] = "\n".join(f"    {printable(line, MAX_LOGGED_TEXT)}" for line in value.splitlines())
+        else:
+            safe[key] = printable(value, MAX_LOGGED_TEXT)
+    return safe
+
+
+class Metrics:
+    """Every metric of the process, in a registry of its own.
+
+    Label values: `endpoint` is verify or mutate (other for what is neither); `outcome`, `reason` and `result` are the
+    words listed at each metric; `error` is a code of errors.CODES.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        Info("countersign_build", "Version of Countersign.", registry=self.registry).info({"version": __version__})
+
+        self.requests = self._counter(
+            "countersign_requests",
+            "Requests answered: complete, partial (keys missing), failed (no item), rejected (malformed, not allowed).",
+            "endpoint",
+            "outcome",
+        )
+        self.keys = self._counter(
+            "countersign_keys",
+            "Keys answered: succeeded, refused, invalid, undecided (left out, or a failed mutation).",
+            "endpoint",
+            "outcome",
+        )
+        self.system_errors = self._counter(
+            "ratify_system_error_count", "Causes given in system errors, by code of docs/errors.md.", "error"
+        )
+        self.deadline_misses = self._counter(
+            "countersign_deadline_misses",
+            "Requests whose deadline came before all of their keys were done.",
+            "endpoint",
+        )
+        self.request_seconds = Histogram(
+            "countersign_request_duration_seconds",
+            "From the first byte of a request until its answer is ready.",
+            ("endpoint",),
+            buckets=_REQUEST_BUCKETS,
+            registry=self.registry,
+        )
+        self.ratify_verification_request = Histogram(
+            "ratify_verification_request",
+            "Duration of a verification request in milliseconds, as Ratify v1 names it.",
+            buckets=_RATIFY_VERIFY_BUCKETS,
+            registry=self.registry,
+        )
+        self.ratify_mutation_request = Histogram(
+            "ratify_mutation_request",
+            "Duration of a mutation request in milliseconds, as Ratify v1 names it.",
+            buckets=_RATIFY_MUTATE_BUCKETS,
+            registry=self.registry,
+        )
+        self.requests_in_flight = self._gauge("countersign_requests_in_flight", "Requests being answered now.")
+        self.unfinished_keys = self._gauge(
+            "countersign_unfinished_keys", "Keys under way now, those whose request was already answered included."
+        )
+        self.connections = self._gauge("countersign_connections", "Connections of the verification port open now.")
+        self.connections_ended = self._counter(
+            "countersign_connections_ended",
+            "Connections ended by us before their time: slow_head, slow_reader, evicted (idle, over the limit), full.",
+            "reason",
+        )
+        self.tls_handshake_failures = self._counter(
+            "countersign_tls_handshake_failures",
+            "TLS handshakes that failed, by reason; the words are in gatekeeper/tls.py.",
+            "reason",
+        )
+        self.tls_reloads = self._counter(
+            "countersign_tls_reloads",
+            "Changes of the TLS files: loaded, or failed (the last good ones stay).",
+            "result",
+        )
+        self.tls_not_after = self._gauge(
+            "countersign_tls_certificate_not_after_seconds", "Unix time at which the serving certificate expires."
+        )
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition and its content type: OpenMetrics if `accept`, the scraper's header, asks for it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(name, documentation, labels, registry=self.registry)
+
+    def _gauge(self, name: str, documentation: str) -> Gauge:
+        return Gauge(name, documentation, registry=self.registry)

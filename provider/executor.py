@@ -183,6 +183,10 @@ class Executor:
         """The snapshot in use, None before the first."""
         return self._snapshot
 
+    def remembered(self, key: str) -> RenderedVerdict | None:
+        """The verdict on a key if one is kept, without waiting for anything."""
+        return None if self._snapshot is None else self._answers.get((self._snapshot.generation, key))
+
     async def verify(self, key: str) -> RenderedVerdict:
         """Decide on one key. Cancelling the caller cancels nothing else.
 
@@ -193,11 +197,11 @@ class Executor:
             InvalidKey: the key is not an image reference.
             Undecided: no decision was possible this time.
         """
-        snapshot = self._require_snapshot()
-        identity = (snapshot.generation, key)
-        kept = self._answers.get(identity)
+        kept = self.remembered(key)
         if kept is not None:
             return kept
+        snapshot = self._require_snapshot()
+        identity = (snapshot.generation, key)
         namespace, reference = parse_key(key)
         if identity not in self._key_flights:
             self._refuse_overload()

@@ -64,15 +64,19 @@ class Section(BaseModel):
         allow_inf_nan=False,
     )
 
+    def oddities(self) -> Iterable[Flaw]:
+        """What is no fault but should be told: settings without effect, settings that contradict each other."""
+        return ()
 
-S = TypeVar("S", bound=Section)
+
+SectionT = TypeVar("SectionT", bound=Section)
 T = TypeVar("T")
 
 Listed = Annotated[tuple[T, ...], Field(strict=False)]  # a list in the manifest, immutable here
 Text = Annotated[str, Field(min_length=1)]
 
 
-def inspect(model: type[S], value: Any, surroundings: Surroundings) -> tuple[S | None, list[Flaw]]:
+def inspect(model: type[SectionT], value: Any, surroundings: Surroundings) -> tuple[SectionT | None, list[Flaw]]:
     """Read a section.
 
     Args:

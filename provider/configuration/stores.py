@@ -9,7 +9,7 @@ What does not belong here: how a registry is spoken to (stores/), secrets (crede
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo
@@ -167,6 +167,18 @@ class OrasParameters(Section):
     local_cache_path: str | None = None
     capacity: int | None = None
     key_number: int | None = None
+
+    def oddities(self) -> Iterable[Flaw]:
+        """Settings of Ratify without effect, less cacheEnabled and ttl, which its chart always renders."""
+        if self.cosign_enabled:
+            yield Flaw("cosignEnabled", "has no effect: this version does not look for cosign signatures")
+        for name, value in (
+            ("localCachePath", self.local_cache_path),
+            ("capacity", self.capacity),
+            ("keyNumber", self.key_number),
+        ):
+            if value:
+                yield Flaw(name, "has no effect: nothing is cached on disk")
 
 
 class OciLayoutParameters(Section):

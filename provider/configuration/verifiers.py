@@ -11,7 +11,7 @@ What does not belong here: whether the key providers named exist (consistency.py
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, PlainValidator
@@ -54,6 +54,8 @@ def _read_trust_policy(value: Any) -> TrustPolicyDocument:
 
 def _read_trust_stores(value: Any) -> Mapping[TrustStoreKey, tuple[str, ...]]:
     """Both of Ratify's forms as one: key providers by type and name of the trust store."""
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise flaw(f"must be a mapping, found {describe(value)}")
     typed = {key for key, entry in value.items() if isinstance(entry, dict)}
@@ -130,3 +132,13 @@ class NotationParameters(Section):
     user_metadata: Annotated[dict[Text, str], Field(default_factory=dict)]
     revocation: RevocationParameters = RevocationParameters()
     nested_references: str | None = None
+
+    def oddities(self) -> Iterable[Flaw]:
+        """Settings without effect, and what the trust policy says that is probably not meant."""
+        for warning in self.trust_policy_doc.warnings:
+            path, _, message = warning.partition(": ")
+            yield Flaw(join("trustPolicyDoc", path), message)
+        if self.verification_certs and self.verification_cert_stores:
+            yield Flaw("verificationCerts", "has no effect beside verificationCertStores")
+        if self.nested_references:
+            yield Flaw("nestedReferences", "has no effect: what refers to a signature is not verified")

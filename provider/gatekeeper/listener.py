@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
@@ -45,10 +46,10 @@ class Connection(web.RequestHandler):
 
     Attributes:
         refusal: why this caller may not ask; None when it may.
-        head_at: loop time of the first byte of the request that is being received or answered; None between requests.
+        head_at: monotonic time of the first byte of the request that is being received or answered; None between requests.
         answering: the request's head is complete and its answer not yet handed to the handler's caller.
-        writing_since: loop time at which the answer began to be written; None when none is.
-        idle_since: loop time at which the connection was opened or its last answer was written.
+        writing_since: monotonic time at which the answer began to be written; None when none is.
+        idle_since: monotonic time at which the connection was opened or its last answer was written.
     """
 
     __slots__ = ("_listener", "answering", "head_at", "idle_since", "opened_at", "refusal", "tls", "writing_since")
@@ -67,7 +68,7 @@ class Connection(web.RequestHandler):
         self.head_at: float | None = None
         self.answering = False
         self.writing_since: float | None = None
-        self.idle_since = self.opened_at = loop.time()
+        self.idle_since = self.opened_at = time.monotonic()
         self.tls: object = None
 
     @property
@@ -88,7 +89,7 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if self.head_at is None:
-            self.head_at = self._listener.now()
+            self.head_at = time.monotonic()
         super().data_received(data)
 
     async def finish_response(
@@ -96,13 +97,13 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         if self._listener.is_last_answer(self):
             resp.force_close()
-        self.writing_since = self._listener.now()
+        self.writing_since = time.monotonic()
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
             self.answering = False
             self.head_at = self.writing_since = None
-            self.idle_since = self._listener.now()
+            self.idle_since = time.monotonic()
             self._listener.answered()
 
     def handle_error(
@@ -180,10 +181,6 @@ class Listener:
         """Open connections, those in the TLS handshake not included."""
         return len(self._connections)
 
-    def now(self) -> float:
-        """The event loop's clock, seconds."""
-        return asyncio.get_running_loop().time()
-
     async def start(self) -> None:
         """Listen.
 
@@ -255,7 +252,7 @@ class Listener:
             self._draining
             or connection.refusal is not None
             or len(self._connections) > self.settings.max_kept_connections
-            or self.now() - connection.opened_at > self.settings.max_connection_seconds
+            or time.monotonic() - connection.opened_at > self.settings.max_connection_seconds
             or (self._tls is not None and connection.tls is not self._tls.current)
         )
 
@@ -263,14 +260,15 @@ class Listener:
         connection = cast(Connection, request.protocol)
         connection.answering = True
         if connection.head_at is None:  # a pipelined request counts from when its turn comes
-            connection.head_at = self.now()
+            connection.head_at = time.monotonic()
         return await self._handler(request)
 
     async def _sweep(self) -> None:
         """Enforce the time limits that aiohttp has not."""
+        interval = min(SWEEP_SECONDS, self.settings.head_seconds / 4, self.settings.write_seconds / 4)
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            now = self.now()
+            await asyncio.sleep(interval)
+            now = time.monotonic()
             for connection in tuple(self._connections):
                 head_at, writing_since = connection.head_at, connection.writing_since
                 if writing_since is not None:

@@ -25,7 +25,8 @@ class RequestLimits:
     """What a request may be at most.
 
     Attributes:
-        max_body_bytes: bytes of the body. 1,000 keys of ordinary length take about 100 KiB.
+        max_body_bytes: bytes of the body. 1,000 keys of ordinary length take about 100 KiB; max_requests bodies of this
+            size must fit into memory.
         max_keys: keys of one request. Gatekeeper sends the images of one object; the rest is room for odd templates.
         max_key_length: characters of one key. An image reference has at most 1,024 and a namespace 65 more; longer
             keys up to this limit get an error of their own, beyond it the request as a whole is refused.
@@ -34,7 +35,7 @@ class RequestLimits:
         UsageError: a value is not positive.
     """
 
-    max_body_bytes: int = 2 * 1024 * 1024
+    max_body_bytes: int = 512 * 1024
     max_keys: int = 2000
     max_key_length: int = 4096
 
@@ -91,7 +92,8 @@ class ServerSettings:
             less 100 ms for the way there and back, the handshake included.
         mutate_seconds: the same for mutation: 2 s less 50 ms.
         requests: limits of the body.
-        max_requests: requests answered at once; one more gets OVERLOADED at once.
+        max_requests: requests answered at once; one more gets OVERLOADED at once. Three Gatekeeper webhooks with 100
+            serving threads each make 300.
         max_unfinished_keys: keys under way at once, over all requests and beyond their deadlines; keys that do not fit
             are left out as OVERLOADED. One costs some 10 KiB.
         background_seconds: how long a key may go on after its request was answered without it. Work that takes longer

@@ -12,7 +12,8 @@ Rules:
 - The key decides the algorithm. What a header says is compared with it and never chosen by; there is no `none`, no MAC,
   no PKCS #1 v1.5 and no other key size or curve to choose (attack N49).
 - The salt length is fixed (RFC 7518 section 3.5, RFC 8230 section 2); another one is another signature scheme.
-- ECDSA values are raw (RFC 7518 section 3.4, RFC 9053 section 2.1). DER is refused by its length. There is no low-s rule.
+- ECDSA values are raw (RFC 7518 section 3.4, RFC 9053 section 2.1). DER is refused by its length. A low s is
+  not asked for (attack N50): the specification has no such rule, and nothing here is named by its signature.
 
 What does not belong here: certificates and their own signatures (certificates.py), where headers say the algorithm
 (jws.py, cose.py).

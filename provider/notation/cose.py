@@ -4,9 +4,9 @@
 
 Rules:
 - Exactly that, starting with these two octets and ending with the signature. No detached payload, no empty signature.
-- CBOR of definite lengths only, without duplicate keys, bounded in items and depth; the only tag inside is 1 (epoch time),
-  on a number. Anything else that CBOR could express (big numbers, shared values, regular expressions, ...) is refused
-  before the decoder sees it (attack N17). Other than shortest forms of a number are taken; no signer needs them, no harm.
+- CBOR of definite lengths only, without duplicate keys, bounded in items and depth; the only tag inside is 1 (epoch
+  time), on a number. Anything else that CBOR could express (big numbers, shared values, regular expressions, ...) is
+  refused before the decoder sees it (attack N17). A number in another than its shortest form is taken, as in go-cose.
 - Labels are numbers or text. No label stands in both maps; `crit` stands in the protected one only. It may name the
   labels understood here even where nothing demands it (RFC 9052 only advises against), as notation-go has it.
 - The chain is the array under label 33 of the unprotected map. The lone byte string of RFC 9360 and a chain in the
@@ -100,7 +100,7 @@ def decode(data: bytes) -> UnverifiedEnvelope:
 
 
 def _decode(data: bytes, what: str) -> object:
-    """Decode one CBOR item. Text, numbers, bytes, booleans, null, arrays, maps and aware times come back; no other type."""
+    """Decode one CBOR item into text, numbers, bytes, booleans, None, lists, dicts and aware times; nothing else."""
     _check_structure(data, what)
     try:
         value: object = cbor2.loads(data, allow_indefinite=False, allow_duplicate_keys=False, max_depth=MAX_DEPTH)

@@ -7,12 +7,13 @@
     (5) chain        the certificate rules that do not depend on time
 
 Rules:
-- An Envelope is made by `open_envelope` only; holding one means that (1) to (5) hold. It does not mean that anybody trusts
-  the chain, that a certificate is valid now, or that the payload is about the image at hand: verification.py goes on.
+- An Envelope is made by `open_envelope` only; holding one means that (1) to (5) hold. It does not mean that anybody
+  trusts the chain, that a certificate is valid now, or that the payload is about the image at hand; verification.py
+  goes on from there.
 - Every failure here is a failure of integrity, which no trust policy can override.
 - `inspect_envelope` shows what an envelope says and believes none of it.
 
-What does not belong here: formats (jws.py, cose.py), attributes (headers.py), the payload's content (payload.py), trust.
+What does not belong here: formats (jws.py, cose.py), attributes (headers.py), what the payload says (payload.py).
 Source: notaryproject/specifications signature-specification.md and trust-store-trust-policy.md "Signature Verification"
 (integrity).
 """
@@ -76,7 +77,7 @@ class Envelope:
     algorithm: Algorithm
     timestamp_token: bytes | None
     signing_agent: str | None
-    extended_attributes: Mapping[Label, object] = field(compare=False)
+    extended_attributes: Mapping[Label, object] = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True)

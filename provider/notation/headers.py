@@ -1,4 +1,4 @@
-"""What a JWS and a COSE envelope have in common: their parts before anything is verified, and the rules of the signed header.
+"""What JWS and COSE envelopes have in common: their parts before anything is verified, and the signed header's rules.
 
     signed attribute                              when                            in crit
     content type (cty / 3)                        always, one value               no
@@ -12,9 +12,11 @@
 
 Rules:
 - Every attribute that the signer marked critical is understood or the signature is refused (attack N51). A verification
-  plugin is never run, so naming one refuses the signature too; notation-go lets unknown critical ones pass without a plugin.
+  plugin is never run, so naming one refuses the signature too. (notation-go lets unknown critical attributes pass where
+  no plugin is named.)
 - Each scheme has its own time attribute; the other one beside it would leave open which clock was meant.
-- jws.py and cose.py turn bytes into an UnverifiedEnvelope; nothing in one may be believed before envelope.py verified it.
+- jws.py and cose.py turn bytes into an UnverifiedEnvelope; nothing in it may be believed before envelope.py has
+  verified it.
 
 What does not belong here: bytes of either format (jws.py, cose.py), the order of the verification (envelope.py).
 Source: notaryproject/specifications signature-specification.md "Signature Envelope", signature-envelope-jws.md and
@@ -146,7 +148,11 @@ def malformed(reason: str, *, expected: str | None = None, found: str | None = N
 
 
 def check_chain_length(count: int) -> None:
-    """Refuse a chain that is too long before any of it is decoded (attack N18). Raises Refused, CERTIFICATE_CHAIN_INVALID."""
+    """Refuse a chain that is too long, before any of it is decoded (attack N18).
+
+    Raises:
+        Refused: CERTIFICATE_CHAIN_INVALID.
+    """
     if count > MAX_CHAIN_LENGTH:
         raise Refused(
             "CERTIFICATE_CHAIN_INVALID",
@@ -223,18 +229,17 @@ def _read_time(envelope: UnverifiedEnvelope, label: str) -> datetime | None:
 
 def _check_critical(envelope: UnverifiedEnvelope, absent: set[str]) -> None:
     """Check the critical list; `absent` names attributes whose value says that they are not there."""
-    for label in unknown_critical(envelope):
-        value = envelope.protected[label]
-        if label == ATTRIBUTE_PLUGIN:
-            raise Refused(
-                "CRITICAL_ATTRIBUTE_UNKNOWN",
-                "the signature demands a verification plugin, and none is ever run",
-                found=f"{label} {value!r}",
-            )
+    unknown = unknown_critical(envelope)
+    if ATTRIBUTE_PLUGIN in unknown:
+        raise Refused(
+            "CRITICAL_ATTRIBUTE_UNKNOWN",
+            f"the signature demands the verification plugin {envelope.protected[ATTRIBUTE_PLUGIN]!r}, and none is run",
+        )
+    if unknown:
         raise Refused(
             "CRITICAL_ATTRIBUTE_UNKNOWN",
             "the signature marks an attribute critical that is not processed",
-            found=str(label),
+            found=", ".join(str(label) for label in unknown),
         )
     for label in envelope.critical:
         if label in absent:

@@ -1,17 +1,19 @@
 """JWS envelopes: RFC 7515 in the flattened JSON serialization, as the Notary Project narrows it.
 
-    {"payload": base64url, "protected": base64url(JSON), "header": {"x5c": [base64 DER, ...], ...}, "signature": base64url}
+    {"payload": base64url, "protected": base64url(JSON), "signature": base64url,
+     "header": {"x5c": [base64(DER), ...], "io.cncf.notary.timestampSignature": base64(DER), ...}}
 
 Rules:
 - Exactly these four members; not the compact and not the general serialization. The signature covers
   ASCII(protected "." payload) as transmitted, so nothing is ever encoded again.
-- Two readers must not be able to read two things: no duplicate names, no name in both headers, no name that differs from
-  a known one in case alone (Go's reader would take it), no `b64` (RFC 7797 changes what is signed), nothing after the JSON.
+- Two readers must not be able to read two things: no duplicate names, no name in both headers, no name that differs
+  from a known one in case alone (Go's reader would take it), no `b64` (RFC 7797 changes what is signed), nothing after
+  the JSON.
 - base64url without padding, base64 with padding; each text has one value and each value one text (no line breaks, no
   other alphabet, no stray bits at the end).
-- `crit` names no header of RFC 7515 and nothing twice. It may not name signingTime either: notation refuses that in JWS,
-  though not in COSE, and the two verifiers should agree.
-- Of the unprotected header only x5c, timestampSignature and signingAgent are looked at; whatever else is there is ignored.
+- `crit` names no header of RFC 7515 and nothing twice. It may not name signingTime either: notation refuses that in
+  JWS, though not in COSE, and the two verifiers should agree.
+- Of the unprotected header only x5c, timestampSignature and signingAgent are looked at; other members are ignored.
 
 What does not belong here: what the attributes mean (headers.py), keys and trust (envelope.py).
 Source: notaryproject/specifications signature-envelope-jws.md; RFC 7515, RFC 7797, RFC 3339.
@@ -25,7 +27,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
 
-from provider import strict_json
 from provider.errors import printable
 from provider.notation.algorithms import find_by_name
 from provider.notation.headers import (
@@ -61,10 +62,10 @@ _PROTECTED: Final = (
     ATTRIBUTE_PLUGIN,
     ATTRIBUTE_PLUGIN_MIN_VERSION,
 )
-_UNPROTECTED: Final = ("x5c", UNSIGNED_TIMESTAMP, UNSIGNED_SIGNING_AGENT)
+_UNPROTECTED: Final = ("x5c", UNSIGNED_TIMESTAMP)  # not signingAgent: early signers wrote SigningAgent
 _NEVER_CRITICAL: Final = frozenset(("alg", "cty", "crit", ATTRIBUTE_SIGNING_TIME))
 
-# RFC 3339 section 5.6, with T and Z in upper case as Go writes and demands them. Linear: no part can match another's text.
+# RFC 3339 section 5.6, with T and Z in upper case as Go writes and demands them. No two parts match the same text.
 _RFC_3339: Final = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?(?:Z|([+-])([0-9]{2}):([0-9]{2}))"
 )

@@ -3,10 +3,10 @@
     {"targetArtifact": {"mediaType": ..., "digest": ..., "size": ..., "annotations": {...}, ...}, ...}
 
 Rules:
-- mediaType, digest and size must all equal the image's, exactly (attack N28). Everything else in the payload is ignored,
-  as the specification demands, but for the user metadata that a policy asks for.
-- A payload that cannot be read is about no image (attack N61): duplicate names and names that differ from a known one in
-  case alone are refused, because Go's reader would take them.
+- mediaType, digest and size must all equal the image's, exactly (attack N28). Everything else in the payload is
+  ignored, as the specification demands, but for the user metadata that is asked for.
+- A payload that cannot be read is about no image (attack N61). Duplicate names, and names that differ from a known one
+  in case alone, are refused, because Go's reader would take them.
 - No level of a trust policy overrides this.
 
 What does not belong here: the signature over the payload (envelope.py), the user's image reference (oci.py).

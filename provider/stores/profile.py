@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 from urllib.parse import quote
 
 from yarl import URL
@@ -129,6 +129,21 @@ class OrasStoreSettings:
         return next((profile for profile in self.profiles if profile.host == host), None)
 
 
+class Route(NamedTuple):
+    """Who a request goes to.
+
+    Attributes:
+        profile: profile of the registry on whose behalf it is sent.
+        rules: egress rules for the host.
+        foreign: the host is neither the registry's own nor one that the operator listed: no client certificate for it,
+            and the system's roots are trusted beside the profile's.
+    """
+
+    profile: RegistryProfile
+    rules: EgressRules
+    foreign: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Repository:
     """One repository of one registry, and where it may be reached.
@@ -180,16 +195,24 @@ class Repository:
             url, self.profile.token_hosts | WELL_KNOWN_TOKEN_HOSTS.get(self.domain, frozenset())
         )
 
-    def token_rules(self, url: URL) -> EgressRules:
-        """Egress rules for a token realm that the registry named."""
-        return self._rules(url, self.profile.token_hosts)
+    @property
+    def route(self) -> Route:
+        """The way to the registry itself."""
+        return Route(self.profile, self.rules)
 
-    def redirect_rules(self, url: URL) -> EgressRules:
-        """Egress rules for a redirect target that the registry named."""
-        return self._rules(url, self.profile.redirect_hosts)
+    def token_route(self, url: URL) -> Route:
+        """The way to a token realm that the registry named."""
+        route = self._route(url, self.profile.token_hosts)
+        return route._replace(foreign=route.foreign and not self.may_have_credentials(url))
 
-    def _rules(self, url: URL, trusted_hosts: frozenset[str]) -> EgressRules:
-        return self.rules if url.raw_host == self.origin.raw_host else rules_for(url, trusted_hosts)
+    def redirect_route(self, url: URL) -> Route:
+        """The way to a redirect target that the registry named."""
+        return self._route(url, self.profile.redirect_hosts)
+
+    def _route(self, url: URL, trusted_hosts: frozenset[str]) -> Route:
+        if url.raw_host == self.origin.raw_host:
+            return self.route
+        return Route(self.profile, rules_for(url, trusted_hosts), foreign=not is_listed(url, trusted_hosts))
 
     def manifest_url(self, reference: Digest | str) -> URL:
         """URL of a manifest by digest or (checked) tag."""

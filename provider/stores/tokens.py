@@ -1,8 +1,8 @@
 """Who a registry is told that we are: answers to its challenges, bearer tokens, and where credentials may go.
 
 Rules:
-- A credential goes to the registry it is for, and to a token service only on the registry's own host, on a host that the
-  operator listed (tokenHosts), or on the known token host of a public registry. Nobody else, whatever a realm says.
+- A credential goes to the registry it is for, and to a token service only on the registry's own host, on a host that
+  the operator listed (tokenHosts), or on the known token host of a public registry. Nobody else, whatever a realm says.
 - A realm is https unless the registry itself is reached over plain http; its address obeys the egress rules.
 - A token is asked for with a scope of our making, to pull from the one repository, and kept under registry, realm,
   service, scope and credential: it never reaches another registry, and another credential never gets it.
@@ -33,7 +33,7 @@ from provider.errors import Undecided
 from provider.interfaces import Credential, CredentialProvider
 from provider.stores.challenge import Challenge, parse_challenges
 from provider.stores.profile import Repository
-from provider.stores.transport import Request, Response, Route, Transport
+from provider.stores.transport import Request, Response, Transport
 
 MAX_TOKEN_ANSWER_BYTES: Final = 256 * 1024  # tokens of large directories reach some 10 KiB
 MAX_TOKENS: Final = 4096  # kept tokens: one a repository
@@ -209,12 +209,11 @@ class Authenticator:
                 remediation=f"If {host} is this registry's token service, list it under tokenHosts of the registry's "
                 "entry under registries of the Store.",
             )
-        route = Route(repository.profile, repository.token_rules(url), foreign=not repository.may_have_credentials(url))
         request = _token_request(url, key)
         asked = self._monotonic()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                response = await self._transport.send(request, route)
+                response = await self._transport.send(request, repository.token_route(url))
         except TimeoutError:
             raise Undecided(
                 "REGISTRY_UNAVAILABLE",

@@ -21,11 +21,11 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import aiohttp
 from cachetools import LRUCache
@@ -44,7 +44,7 @@ from provider.egress import (
     tls_context,
 )
 from provider.errors import ConfigurationError, Undecided
-from provider.stores.profile import OrasStoreSettings, RegistryProfile
+from provider.stores.profile import OrasStoreSettings, RegistryProfile, Route
 
 MAX_RETRIES: Final = 2  # after the first try; more only hammers a registry that is down
 MAX_ERROR_BYTES: Final = 64 * 1024  # of the body of an answer that is not 200
@@ -80,6 +80,10 @@ class Request:
         """Host, with the port when it is not the scheme's."""
         return self.url.host_port_subcomponent or ""
 
+    def with_header(self, name: str, value: str) -> Request:
+        """The same request with one more header field."""
+        return replace(self, headers={**self.headers, name: value})
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -101,21 +105,6 @@ class Response:
     def media_type(self) -> str:
         """Content-Type without parameters, lower case; empty when absent."""
         return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-
-
-class Route(NamedTuple):
-    """Who a request goes to.
-
-    Attributes:
-        profile: profile of the registry on whose behalf it is sent.
-        rules: egress rules for the host.
-        foreign: the host is neither the registry's own nor one that the operator listed: no client certificate for it,
-            and the system's roots are trusted beside the profile's.
-    """
-
-    profile: RegistryProfile
-    rules: EgressRules
-    foreign: bool = False
 
 
 class _Transient(Exception):

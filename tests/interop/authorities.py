@@ -2,7 +2,7 @@
 
 Rules:
 - Nothing here is made with the library that the product parses it with: openssl writes, the product reads.
-- Every certificate has explicit dates (`openssl ca -startdate -enddate`), so a test can have one that runs out in seconds.
+- Every certificate has explicit dates (`openssl ca -startdate -enddate`), so a test can have one that lives for seconds.
 - The authorities are throw-away: keys lie unencrypted in the test's temporary folder.
 
 What does not belong here: signatures (signers.py) and trust policies (judges.py).
@@ -33,7 +33,7 @@ KEY_TYPES: Final[dict[str, tuple[str, ...]]] = {
     "P-521": ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521"),
 }
 
-# Extension sections for the kinds of certificate; what they must say is in the Notary Project's certificate requirements.
+# Extension sections for the kinds of certificate; the Notary Project's certificate requirements say what must be in them.
 EXTENSIONS: Final = """
 [root]
 basicConstraints = critical, CA:true
@@ -169,6 +169,15 @@ def root_authority(folder: Path, name: str, *, key_type: str = "P-256") -> Autho
 def self_signed(folder: Path, name: str, *, key_type: str = "P-256") -> Identity:
     """A single certificate that signs code and itself, as small teams have it."""
     return _issue(folder / name, name, "code_signing", None, key_type, None, "")
+
+
+def adopt(folder: Path, key: Path, certificate: Path) -> Identity:
+    """A self-signed certificate and its key that another program made."""
+    folder.mkdir(parents=True)
+    (folder / "key.pem").write_bytes(key.read_bytes())
+    for name in ("certificate.pem", "chain.pem"):
+        (folder / name).write_bytes(certificate.read_bytes())
+    return Identity(folder, "", None, datetime.max.replace(tzinfo=UTC))
 
 
 def _ca(folder: Path) -> list[str | Path]:
@@ -323,10 +332,10 @@ def http_service(handle: Handler) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(answer)
 
-        do_GET = _serve
-        do_POST = _serve
+        do_GET = _serve  # noqa: N815 - http.server looks these names up
+        do_POST = _serve  # noqa: N815 - likewise
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             """Quiet: pytest shows a failure's own words."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Requests) as server:

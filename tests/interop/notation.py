@@ -82,6 +82,19 @@ class Verdict:
     codes: frozenset[str] = frozenset()
 
 
+def assert_verified(verdict: Verdict) -> None:
+    """The judge said yes."""
+    assert verdict.verified, verdict.words
+
+
+def assert_refused(verdict: Verdict, *codes: str) -> None:
+    """The judge said no; and where it has codes, for one of these reasons."""
+    assert not verdict.verified, verdict.words
+    assert not verdict.codes or verdict.codes & set(codes), (
+        f"none of {codes} in {sorted(verdict.codes)}: {verdict.words}"
+    )
+
+
 class Notation:
     """The command, with a configuration folder of its own."""
 

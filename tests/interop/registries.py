@@ -227,7 +227,7 @@ def docker_registry(folder: Path) -> Iterator[Registry]:
         )
     )
     command = [peers.find("docker-registry"), "serve", configuration]
-    with peers.serving(command, address=re.compile(r'listening on (127\.0\.0\.1:\d+)')) as address:
+    with peers.serving(command, address=re.compile(r"listening on (127\.0\.0\.1:\d+)")) as address:
         yield Registry("docker-registry", address, has_referrers_api=False)
 
 

@@ -283,6 +283,7 @@ async def test_n58_without_configuration_nothing_is_decided() -> None:
     with pytest.raises(Undecided, match="no good configuration"):
         await empty.resolve(KEY)
     assert empty.snapshot is None
+    assert empty.remembered(KEY) is None
     empty.use(Snapshot(1, {"team-a": Scope((), (), ANY_SIGNATURE)}))
     with pytest.raises(Undecided, match="no configuration applies"):
         await empty.verify(KEY)
@@ -391,7 +392,8 @@ async def test_n68_a_waiter_that_gives_up_cancels_nobody() -> None:
 async def test_verdicts_are_kept_for_their_time_and_no_longer() -> None:
     store, clock = signed("s"), Clock()
     made = executor(store, ScriptedVerifier(), clock=clock)
-    await made.verify(KEY)
+    first = await made.verify(KEY)
+    assert made.remembered(KEY) is first
     clock.seconds = 9.9
     await made.verify(KEY)
     await made.verify("reg.example.com/app:v2")

@@ -1,0 +1,246 @@
+"""What resources say of each other: references that lead nowhere, names that stand twice, parts that are missing.
+
+Rules:
+- A pure function of the resources: no file, no network, no clock.
+- What would make every image be refused, or one be admitted by other certificates than was written, is a fault. What
+  can be meant, and mostly is not, is a warning: it was somebody's lost afternoon before.
+- A resource that was left out because of its own faults causes no further ones here.
+
+What does not belong here: a resource by itself (documents.py), live objects (assembly.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from provider.configuration.documents import ANY_TYPE, Findings
+from provider.configuration.key_providers import InlineParameters
+from provider.configuration.policies import ConfigPolicyParameters
+from provider.configuration.resources import Component, Resource, ResourceSet
+from provider.configuration.sections import join, step, suggest
+from provider.configuration.verifiers import NotationParameters, TrustStoreKey
+from provider.errors import ConfigurationError, Fault
+from provider.notation.certificates import check_timestamp_trust_anchor, check_trust_anchor
+from provider.notation.trust_policy import StoreType
+
+_STORES: Final = "spec.parameters.verificationCertStores"
+_POLICY: Final = "spec.parameters.trustPolicyDoc"
+
+
+def check_set(resources: ResourceSet, findings: Findings) -> None:
+    """Check a set of resources, each of which is right by itself.
+
+    Args:
+        resources: the set.
+        findings: what is known so far; takes what is wrong or odd about the set.
+    """
+    _Check(resources, findings).run()
+
+
+class _Check:
+    """One run over one set."""
+
+    def __init__(self, resources: ResourceSet, findings: Findings) -> None:
+        self._resources = resources
+        self._findings = findings
+        self._used: set[str] = set()  # labels of key providers that a trust store uses
+
+    def run(self) -> None:
+        self._names()
+        for verifier in self._resources.verifiers:
+            if isinstance(verifier.parameters, NotationParameters):
+                self._trust_stores(verifier, verifier.parameters)
+        self._key_providers()
+        for namespace in ("", *self._resources.namespaces):
+            self._stores(namespace)
+            self._policies(namespace)
+        self._completeness()
+
+    # -- names ----------------------------------------------------------------------------------------------------
+
+    def _names(self) -> None:
+        first: dict[str, Resource] = {}
+        for resource in self._resources:
+            earlier = first.setdefault(resource.label, resource)
+            if earlier is not resource:
+                self._fault(resource, "metadata.name", f"stands here a second time, first in {earlier.source}")
+
+    # -- trust stores ---------------------------------------------------------------------------------------------
+
+    def _trust_stores(self, verifier: Resource, parameters: NotationParameters) -> None:
+        named = _named_stores(parameters)
+        defined = parameters.verification_cert_stores
+        if not (parameters.verification_certs and not defined):  # folders serve whatever the policy names
+            for store, path in named.items():
+                if store not in defined:
+                    self._fault(
+                        verifier, path, f"{_store_name(store)} is not in verificationCertStores{_near(store, defined)}"
+                    )
+        for store, references in defined.items():
+            if store not in named:
+                self._warn(verifier, _store_path(store), f"no statement of the trust policy uses {_store_name(store)}")
+            for index, reference in enumerate(references):
+                self._reference(verifier, store, reference, _store_path(store) + step(index))
+        self._twins(verifier, defined)
+
+    def _reference(self, verifier: Resource, store: TrustStoreKey, reference: str, path: str) -> None:
+        provider = self._resources.find_key_provider(reference, verifier.namespace)
+        if provider is None:
+            if not self._is_broken(reference):
+                self._fault(verifier, path, self._why_unreachable(reference, verifier.namespace))
+            return
+        self._used.add(provider.label)
+        if isinstance(provider.parameters, InlineParameters):
+            self._anchors(verifier, store, provider, provider.parameters, path)
+
+    def _anchors(
+        self, verifier: Resource, store: TrustStoreKey, provider: Resource, parameters: InlineParameters, path: str
+    ) -> None:
+        """Certificates that may not anchor trust are left out of a store (as Ratify does): told, and a fault if none is left."""
+        check = check_timestamp_trust_anchor if store[0] is StoreType.TSA else check_trust_anchor
+        certificates = parameters.material().certificates
+        problems = []
+        for certificate in certificates:
+            try:
+                check(certificate)
+            except ConfigurationError as error:
+                problems.append(error.detail)
+        if not certificates:
+            self._fault(verifier, path, f"{provider.label} holds a key, a trust store needs certificates")
+        elif len(problems) == len(certificates):
+            self._fault(
+                verifier, path, f"{provider.label} holds no certificate for {_store_name(store)}: {problems[0]}"
+            )
+        for problem in problems if len(problems) < len(certificates) else ():
+            self._warn(verifier, path, f"{provider.label}: a certificate is left out: {problem}")
+
+    def _is_broken(self, reference: str) -> bool:
+        namespace, _, name = reference.rpartition("/")
+        homes = (namespace,) if namespace else ("", self._resources.home)
+        return any((Component.KEY_PROVIDER, home, name) in self._findings.broken for home in homes)
+
+    def _why_unreachable(self, reference: str, namespace: str) -> str:
+        """Why a Verifier of `namespace` finds no key provider by this reference."""
+        home, _, name = reference.rpartition("/")
+        for provider in self._resources.key_providers:
+            if provider.name != name:
+                continue
+            if provider.namespace and provider.namespace == home:
+                return f"{provider.label} serves Verifiers of the namespace {home} only"
+            if provider.namespace and provider.namespace == namespace:
+                return f"there is no KeyManagementProvider {reference}; did you mean {provider.namespace}/{name}?"
+            if not provider.namespace:
+                return f"there is no {reference}; {provider.label} is cluster-wide: write {name}"
+        reachable = [one for one in self._references(namespace) if self._resources.find_key_provider(one, namespace)]
+        return f"there is no KeyManagementProvider {reference}{suggest(reference, reachable)}"
+
+    def _references(self, namespace: str) -> Iterator[str]:
+        for provider in self._resources.key_providers:
+            yield provider.name
+            if provider.namespace:
+                yield f"{provider.namespace}/{provider.name}"
+
+    def _twins(self, verifier: Resource, defined: Mapping[TrustStoreKey, tuple[str, ...]]) -> None:
+        """Two stores of one type over the same providers: what comes of writing ca where tsa was meant."""
+        first: dict[tuple[StoreType, tuple[str, ...]], TrustStoreKey] = {}
+        for store, references in defined.items():
+            earlier = first.setdefault((store[0], tuple(sorted(references))), store)
+            if earlier != store:
+                message = f"{_store_name(store)} holds the same as {_store_name(earlier)}: was another type or provider meant?"
+                self._warn(verifier, _store_path(store), message)
+
+    # -- key providers --------------------------------------------------------------------------------------------
+
+    def _key_providers(self) -> None:
+        names = {(one.namespace, one.name) for one in self._resources.key_providers if not one.is_former_store}
+        for provider in self._resources.key_providers:
+            shadows = {(provider.namespace, provider.name)}
+            if provider.namespace == self._resources.home:
+                shadows.add(("", provider.name))
+            if provider.is_former_store and shadows & names:
+                self._warn(
+                    provider, "metadata.name", "is not used: the KeyManagementProvider of this name goes before it"
+                )
+            elif provider.label not in self._used:
+                self._warn(provider, "", "no trust store of a Verifier uses it")
+
+    # -- scopes ---------------------------------------------------------------------------------------------------
+
+    def _stores(self, namespace: str) -> None:
+        stores = [store for store in self._resources.stores if store.namespace == namespace]
+        for store in stores[1:]:
+            message = (
+                f"is asked only for images that {stores[0].label} does not have: Stores are asked in the order of names"
+            )
+            self._warn(store, "", message)
+
+    def _policies(self, namespace: str) -> None:
+        """Required types that nobody verifies."""
+        verifiers = self._resources.in_scope(self._resources.verifiers, namespace)
+        judged = {kind for verifier in verifiers for kind in verifier.artifact_types}
+        if ANY_TYPE in judged or self._lacks_broken(Component.VERIFIER):
+            return
+        for policy in self._resources.policies:
+            if policy.namespace != namespace or not isinstance(policy.parameters, ConfigPolicyParameters):
+                continue
+            for kind in sorted(policy.parameters.rules.keys() - judged):
+                path = join("spec.parameters.artifactVerificationPolicies", step(kind))
+                self._warn(policy, path, "no Verifier judges this type: every image is refused")
+
+    def _completeness(self) -> None:
+        """A scope decides when it has all three; without any scope that does there is no configuration."""
+        incomplete = {namespace: self._missing(namespace) for namespace in ("", *self._resources.namespaces)}
+        missing = incomplete[""]
+        if not missing:
+            return
+        names = " and ".join(f"a {component.value}" for component in missing)
+        if all(incomplete.values()):
+            if not any(self._lacks_broken(component) for component in missing):
+                self._findings.faults.append(Fault("", "", "", f"this is no configuration yet: {names} is missing"))
+        else:
+            covered = ", ".join(namespace for namespace, lacking in incomplete.items() if not lacking)
+            message = f"the cluster lacks {names}: images are refused, except in the namespaces {covered}"
+            self._findings.warnings.append(Fault("", "", "", message))
+
+    def _missing(self, namespace: str) -> tuple[Component, ...]:
+        deciding = {
+            Component.STORE: self._resources.stores,
+            Component.VERIFIER: self._resources.verifiers,
+            Component.POLICY: self._resources.policies,
+        }
+        return tuple(
+            component for component, all_of_it in deciding.items() if not self._resources.in_scope(all_of_it, namespace)
+        )
+
+    def _lacks_broken(self, component: Component) -> bool:
+        return any(broken is component for broken, _, _ in self._findings.broken)
+
+    # -- telling --------------------------------------------------------------------------------------------------
+
+    def _fault(self, resource: Resource, path: str, message: str) -> None:
+        self._findings.faults.append(Fault(resource.source, resource.label, path, message))
+
+    def _warn(self, resource: Resource, path: str, message: str) -> None:
+        self._findings.warnings.append(Fault(resource.source, resource.label, path, message))
+
+
+def _named_stores(parameters: NotationParameters) -> dict[TrustStoreKey, str]:
+    """The trust stores that the policy names, each with the path of its first mention."""
+    named: dict[TrustStoreKey, str] = {}
+    for number, statement in enumerate(parameters.trust_policy_doc.statements):
+        for index, store in enumerate(statement.trust_stores):
+            named.setdefault(store, f"{_POLICY}.trustPolicies[{number}].trustStores[{index}]")
+    return named
+
+
+def _store_name(store: TrustStoreKey) -> str:
+    return f"{store[0].value}:{store[1]}"
+
+
+def _store_path(store: TrustStoreKey) -> str:
+    return join(_STORES, step(store[0].value), step(store[1]))
+
+
+def _near(store: TrustStoreKey, defined: Iterable[TrustStoreKey]) -> str:
+    return suggest(_store_name(store), (_store_name(known) for known in defined))

@@ -1,0 +1,301 @@
+"""Answering the keys of one request by its deadline: what the two endpoints do, without HTTP.
+
+    keys -> remembered, or one task each -> wait for all or the deadline -> items in the order of the keys
+
+Rules:
+- What is done by the deadline is answered; what is not is named, and goes on in the background for the next attempt.
+- Work that goes on without its request is bounded in number and time.
+- One key's failure is that key's: an unexpected exception denies its image and leaves the others alone.
+- An admission is only ever what `Verifies` returned. No error leads to a value, except a Refused to a refusing verdict.
+
+What does not belong here: HTTP, connections (server.py), deciding, coalescing and caching (executor.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+import structlog
+
+from provider.errors import InvalidKey, Refused, Undecided
+from provider.gatekeeper import protocol
+from provider.gatekeeper.settings import ServerSettings
+from provider.telemetry import Metrics
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Failure = Refused | InvalidKey | Undecided
+
+
+class RenderedVerdict(Protocol):
+    """A decision on one key, ready to be answered."""
+
+    @property
+    def fragment(self) -> bytes:
+        """JSON members as reports.Verdict.render makes them. It alone says whether the image is admitted."""
+        ...
+
+    @property
+    def is_success(self) -> bool:
+        """The same, for counting."""
+        ...
+
+
+class Verifies(Protocol):
+    """What the verification endpoint needs."""
+
+    async def verify(self, key: str) -> RenderedVerdict:
+        """Decide on one key, exactly as it was sent. Cancelling the caller cancels no work that others wait for.
+
+        Raises:
+            InvalidKey: the key is no image reference.
+            Refused: taken for a verdict that refuses.
+            Undecided: no decision was possible this time.
+        """
+        ...
+
+
+class Resolves(Protocol):
+    """What the mutation endpoint needs."""
+
+    async def resolve(self, key: str) -> str:
+        """The image of one key, pinned to a digest.
+
+        Raises:
+            InvalidKey, Refused, Undecided: as for verifying.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request is answered with.
+
+    Attributes:
+        body: a ProviderResponse.
+        counts: keys by outcome: succeeded, refused, invalid, undecided.
+        codes: codes of the keys that could not be decided, each once.
+    """
+
+    body: bytes
+    counts: Mapping[str, int]
+    codes: frozenset[str] = field(default=frozenset())
+
+
+class Endpoint(Protocol[T]):
+    """One of the two paths."""
+
+    name: str
+    seconds: float
+
+    def remembered(self, key: str) -> T | None:
+        """What is known about a key without waiting; None when nothing is."""
+        ...
+
+    def work(self, key: str) -> Awaitable[T]:
+        """Begin to work on a key."""
+        ...
+
+    def answer(self, settled: Mapping[str, T | Failure], trace_id: str) -> Answer:
+        """Render what became of each key, in the order of the mapping."""
+        ...
+
+
+class Verification(Endpoint[RenderedVerdict]):
+    """Verdicts, and errors that will not heal, as items; what could not be decided is left out and named.
+
+    Args:
+        verifier: decides.
+        remembered: a look into the results at hand. It spares a warm key the task that waiting costs.
+        seconds: deadline, from a request's first byte on.
+        clock: the time stamped on verdicts (aware, UTC).
+    """
+
+    name = "verify"
+
+    def __init__(
+        self,
+        verifier: Verifies,
+        remembered: Callable[[str], RenderedVerdict | None],
+        *,
+        seconds: float,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.seconds = seconds
+        self._verifier = verifier
+        self._remembered = remembered
+        self._clock = clock
+
+    def remembered(self, key: str) -> RenderedVerdict | None:
+        return self._remembered(key)
+
+    def work(self, key: str) -> Awaitable[RenderedVerdict]:
+        return self._verifier.verify(key)
+
+    def answer(self, settled: Mapping[str, RenderedVerdict | Failure], trace_id: str) -> Answer:
+        tail = protocol.verdict_tail(trace_id=trace_id, at=self._clock())
+        items: list[bytes] = []
+        missing: dict[str, Undecided] = {}
+        succeeded = invalid = 0
+        for key, outcome in settled.items():
+            if isinstance(outcome, Undecided):
+                missing[key] = outcome
+            elif isinstance(outcome, InvalidKey):
+                invalid += 1
+                items.append(protocol.error_item(key, outcome, trace_id=trace_id))
+            elif isinstance(outcome, Refused):
+                items.append(protocol.value_item(key, b"{" + protocol.refusal_fragment(key, outcome) + tail))
+            else:
+                succeeded += outcome.is_success
+                items.append(protocol.value_item(key, b"{" + outcome.fragment + tail))
+        error = protocol.system_error(missing, trace_id=trace_id) if missing else ""
+        refused = len(items) - succeeded - invalid
+        return Answer(
+            body=protocol.render_response(items, system_error=error),
+            counts={"succeeded": succeeded, "refused": refused, "invalid": invalid, "undecided": len(missing)},
+            codes=frozenset(error.code for error in missing.values()),
+        )
+
+
+class Mutation(Endpoint[str]):
+    """Every key as an item, and never a systemError: Gatekeeper drops all items of a mutation that has one.
+
+    Failures have no value beside their error, so that nothing can take an image that was not resolved for one that was.
+    """
+
+    name = "mutate"
+
+    def __init__(self, resolver: Resolves, *, seconds: float) -> None:
+        self.seconds = seconds
+        self._resolver = resolver
+
+    def remembered(self, key: str) -> None:  # noqa: ARG002 - a tag's digest is looked up each time
+        return None
+
+    def work(self, key: str) -> Awaitable[str]:
+        return self._resolver.resolve(key)
+
+    def answer(self, settled: Mapping[str, str | Failure], trace_id: str) -> Answer:
+        items: list[bytes] = []
+        counts: Counter[str] = Counter()
+        codes: set[str] = set()
+        for key, outcome in settled.items():
+            if isinstance(outcome, str):
+                counts["succeeded"] += 1
+                items.append(protocol.string_item(key, outcome))
+                continue
+            items.append(protocol.error_item(key, outcome, trace_id=trace_id))
+            if isinstance(outcome, Undecided):
+                counts["undecided"] += 1
+                codes.add(outcome.code)
+            else:
+                counts["refused" if isinstance(outcome, Refused) else "invalid"] += 1
+        return Answer(protocol.render_response(items, idempotent=True), counts, frozenset(codes))
+
+
+class KeyWork:
+    """The keys under way, of all requests, and beyond the deadlines of their requests.
+
+    Args:
+        settings: max_unfinished_keys and background_seconds are used.
+        metrics: counts unfinished keys and deadline misses.
+    """
+
+    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._unfinished: set[asyncio.Task[object]] = set()
+
+    def __len__(self) -> int:
+        """Keys under way now."""
+        return len(self._unfinished)
+
+    async def settle(self, endpoint: Endpoint[T], keys: Iterable[str], deadline: float) -> dict[str, T | Failure]:
+        """Work on all keys until they are done or the deadline comes.
+
+        Args:
+            endpoint: knows what the work is.
+            keys: distinct keys.
+            deadline: monotonic time, seconds.
+
+        Returns:
+            What became of each key, in their order; an Undecided for what is not done or could not be begun.
+        """
+        settled: dict[str, T | Failure] = {}
+        tasks: dict[str, asyncio.Task[T | Failure]] = {}
+        for key in keys:
+            known = endpoint.remembered(key)
+            if known is not None:
+                settled[key] = known
+                continue
+            # The key takes its place in the order now; the task's outcome replaces this.
+            settled[key] = Undecided("OVERLOADED", f"{len(self._unfinished)} images are being looked at already")
+            if len(self._unfinished) < self._settings.max_unfinished_keys:
+                task = self._begin(endpoint, key)
+                tasks[key] = task
+        if tasks:
+            remaining = max(0.0, deadline - time.monotonic())
+            _, late = await asyncio.wait(tasks.values(), timeout=remaining)
+            if late:
+                self._metrics.deadline_misses.labels(endpoint.name).inc()
+                self._let_go(late)
+            for key, task in tasks.items():
+                settled[key] = _outcome(task, endpoint.seconds)
+        return settled
+
+    async def aclose(self) -> None:
+        """Cancel whatever is still under way, and wait until it has ended."""
+        tasks = tuple(self._unfinished)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _begin(self, endpoint: Endpoint[T], key: str) -> asyncio.Task[T | Failure]:
+        attempt = _attempt(endpoint, key)
+        task = asyncio.create_task(attempt)
+        self._unfinished.add(task)
+        self._metrics.unfinished_keys.set(len(self._unfinished))
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._unfinished.discard(task)
+        self._metrics.unfinished_keys.set(len(self._unfinished))
+
+    def _let_go(self, late: Iterable[asyncio.Task[T | Failure]]) -> None:
+        """Let tasks go on without their request, but not for ever: hung work must not fill all places."""
+
+        def give_up() -> None:
+            for task in late:
+                task.cancel()
+
+        asyncio.get_running_loop().call_later(self._settings.background_seconds, give_up)
+
+
+async def _attempt(endpoint: Endpoint[T], key: str) -> T | Failure:
+    """The work on one key. What it raises is returned: a task nobody asks any more must not complain about that."""
+    try:
+        return await endpoint.work(key)
+    except (Refused, InvalidKey, Undecided) as error:
+        return error
+    except Exception:  # noqa: BLE001 - whatever went wrong, this key is denied and the others are not
+        _log.exception("key failed unexpectedly", endpoint=endpoint.name, key=key)
+        return Undecided("INTERNAL", "something failed unexpectedly")
+
+
+def _outcome(task: asyncio.Task[T | Failure], seconds: float) -> T | Failure:
+    """What a task has come to by now."""
+    if not task.done():
+        return Undecided("DEADLINE_EXCEEDED", f"not decided within {seconds:g} s")
+    with suppress(asyncio.CancelledError):
+        return task.result()
+    return Undecided("INTERNAL", "the work was cancelled")

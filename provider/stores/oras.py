@@ -1,0 +1,485 @@
+"""The store of type `oras`: images and what refers to them, read from remote registries over the distribution API.
+
+Rules:
+- Everything is checked against what was asked for: digest, size, and the media type of a manifest. A blob's media type
+  is what the manifest says of it; registries do not know it.
+- A tag costs one HEAD, a digest nothing; then the list, the manifest, the blob: four requests or three, and one token a
+  repository while it lasts. Objects that were checked are kept by digest and cost nothing again.
+- Not found is a decision only when a registry says it. A bare 404 may come from whatever stands in front of one.
+- The list of referrers comes from the referrers API, else from the tag schema; which of them a repository has is
+  remembered, and a registry that had the API once is not believed to have lost it.
+- Redirects: for blobs, three at most, https unless the registry itself is plain http, Authorization for the registry's
+  own origin alone.
+
+What does not belong here: connections and retries (transport.py), credentials (tokens.py), what a signature is
+(verifiers/).
+Sources: OCI distribution-spec 1.1; facts notary 1.2; attacks N01 to N06, N13, N15, N25, N26, N33, N38.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+from cachetools import TTLCache
+from yarl import URL
+
+from provider import strict_json
+from provider.cache import ByteBoundedCache
+from provider.egress import ProxySettings
+from provider.errors import CountersignError, Refused, Undecided
+from provider.interfaces import CredentialProvider
+from provider.oci import (
+    MAX_MANIFEST_BYTES,
+    MEDIA_TYPE_ARTIFACT_MANIFEST,
+    MEDIA_TYPE_DOCKER_INDEX,
+    MEDIA_TYPE_DOCKER_MANIFEST,
+    MEDIA_TYPE_INDEX,
+    MEDIA_TYPE_MANIFEST,
+    Descriptor,
+    Digest,
+    Index,
+    Reference,
+    Subject,
+)
+from provider.stores.objects import check_object, check_size
+from provider.stores.profile import OrasStoreSettings, Repository
+from provider.stores.referrers import next_page, referrers_tag, select
+from provider.stores.tokens import Authenticator
+from provider.stores.transport import MAX_ERROR_BYTES, Request, Response, Transport
+
+MAX_LOCATION = re.compile(r"[\x21-\x7e]+")  # visible ASCII: the request line is made of it
+_REDIRECTS: Final = 3  # of one blob; registries send one
+MAX_KEPT_BYTES: Final = 64 * 1024 * 1024  # manifests and envelopes kept; some 5,000 signed images
+KEPT_OVERHEAD: Final = 512  # bytes that a kept object costs beside its content, roughly
+MAX_REPOSITORIES: Final = 4096  # repositories whose way of listing referrers is remembered
+REFERRERS_API_SECONDS: Final = 3600.0  # how long a repository is known to have the referrers API
+TAG_SCHEMA_SECONDS: Final = 300.0  # how long not to have it; short, because registries are upgraded
+
+_IMAGE_TYPES: Final = ", ".join(
+    (
+        MEDIA_TYPE_INDEX,
+        MEDIA_TYPE_MANIFEST,
+        MEDIA_TYPE_DOCKER_INDEX,
+        MEDIA_TYPE_DOCKER_MANIFEST,
+        MEDIA_TYPE_ARTIFACT_MANIFEST,
+    )
+)
+_LOCATION = re.compile(r"[\x21-\x7e]+")  # visible ASCII: the request line is made of it
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_NO_SUCH_API: Final = frozenset({404, 405, 501})
+
+ObjectKey = tuple[str, Digest, str]  # "manifest" or "blob", digest, media type as checked
+ObjectCache = ByteBoundedCache[ObjectKey, bytes]
+
+
+class OrasStore:
+    """Reads from remote registries. Safe for any number of tasks of one event loop; to be closed with `aclose`.
+
+    Args:
+        name: name of the Store resource.
+        settings: limits and registries.
+        credentials: where credentials come from; None for anonymous access.
+        proxies: proxies of the environment.
+        objects: checked objects to keep and reuse; may be shared between stores, since a digest is the same everywhere.
+        monotonic: seconds of a clock that never goes back, for lifetimes.
+
+    Raises:
+        ConfigurationError: CERTIFICATE_INVALID, when the TLS material of a profile cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: OrasStoreSettings | None = None,
+        *,
+        credentials: CredentialProvider | None = None,
+        proxies: ProxySettings | None = None,
+        objects: ObjectCache | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._settings = settings or OrasStoreSettings()
+        self._monotonic = monotonic
+        self._transport = Transport(self._settings, proxies, monotonic=monotonic)
+        self._authenticator = Authenticator(
+            self._transport, credentials, timeout_seconds=self._settings.timeout_seconds, monotonic=monotonic
+        )
+        self._objects = objects if objects is not None else ByteBoundedCache(MAX_KEPT_BYTES, monotonic=monotonic)
+        self._with_api: TTLCache[tuple[str, str], bool] = TTLCache(
+            MAX_REPOSITORIES, REFERRERS_API_SECONDS, timer=monotonic
+        )
+        self._without_api: TTLCache[tuple[str, str], bool] = TTLCache(
+            MAX_REPOSITORIES, TAG_SCHEMA_SECONDS, timer=monotonic
+        )
+
+    async def resolve(self, reference: Reference) -> Subject:
+        """Find the digest behind a reference; see interfaces.Store.
+
+        The digest of a tag is the registry's word: what is fetched under it later is checked against it.
+
+        Raises:
+            Refused: IMAGE_NOT_FOUND, DIGEST_MISMATCH, MANIFEST_INVALID (a tagged manifest over 4 MiB).
+            Undecided: REGISTRY_* or CREDENTIALS_UNAVAILABLE.
+        """
+        repository = Repository.of(reference, self._settings)
+        if reference.digest is not None:
+            return Subject(reference, reference.digest)
+        url, what = repository.manifest_url(reference.tag or ""), f"{reference}"
+        async with self._time_limit(what):
+            response = await self._ask(repository, _request("HEAD", url, what, accept=_IMAGE_TYPES))
+            if response.status == 200 and "Docker-Content-Digest" in response.headers:
+                return Subject(reference, *_announced(repository, response))
+            if response.status not in (200, *_NO_SUCH_API):
+                raise _unexpected(repository, response, what)
+            # No digest, no HEAD, or a 404 that cannot say whose it is: the body tells.
+            request = _request("GET", url, what, accept=_IMAGE_TYPES, max_bytes=MAX_MANIFEST_BYTES)
+            response = await self._ask(repository, request)
+        if response.status != 200:
+            raise _unexpected(repository, response, what)
+        return Subject(reference, *_hashed(repository, response))
+
+    async def list_referrers(self, subject: Subject, artifact_type: str | None) -> AsyncIterator[Descriptor]:
+        """List what refers to the subject; see interfaces.Store. An entry that is listed twice is given once.
+
+        Raises:
+            Refused: REFERRERS_LIMIT, MANIFEST_INVALID (a page that is no index), IMAGE_NOT_FOUND (no such repository).
+            Undecided: REGISTRY_* or CREDENTIALS_UNAVAILABLE.
+        """
+        repository = Repository.of(subject.reference, self._settings)
+        given: set[Digest] = set()
+        read = 0
+        async for index, headers in self._pages(repository, subject.digest, artifact_type):
+            room = self._settings.max_referrers - read
+            read += len(index.manifests)
+            for entry in select(replace(index, manifests=index.manifests[:room]), headers, artifact_type):
+                if entry.digest not in given:
+                    given.add(entry.digest)
+                    yield entry
+            if read > self._settings.max_referrers:
+                raise _too_many(f"more than {self._settings.max_referrers} artifacts refer to {subject.digest}")
+
+    async def fetch_manifest(self, subject: Subject, descriptor: Descriptor) -> bytes:
+        """Fetch a manifest of the subject's repository; see interfaces.Store.
+
+        Raises:
+            Refused: IMAGE_NOT_FOUND, DIGEST_MISMATCH, MANIFEST_INVALID.
+            Undecided: REGISTRY_* or CREDENTIALS_UNAVAILABLE.
+        """
+        repository = Repository.of(subject.reference, self._settings)
+        what = f"the manifest {descriptor.digest}"
+        check_size(descriptor, MAX_MANIFEST_BYTES, what)
+        key = ("manifest", descriptor.digest, descriptor.media_type)
+        kept = self._objects.get(key)
+        if kept is not None:
+            return check_object(descriptor, kept, what)
+        url = repository.manifest_url(descriptor.digest)
+        request = _request("GET", url, what, accept=descriptor.media_type, max_bytes=descriptor.size)
+        async with self._time_limit(what):
+            response = await self._ask(repository, request)
+        data = _content(repository, descriptor, response, what)
+        if response.media_type != descriptor.media_type.lower():
+            raise Refused(
+                "MANIFEST_INVALID",
+                f"{what} came as another media type than its descriptor says",
+                expected=descriptor.media_type,
+                found=response.media_type or "none",
+            )
+        self._keep(key, data)
+        return data
+
+    async def fetch_blob(self, subject: Subject, descriptor: Descriptor, max_bytes: int) -> bytes:
+        """Fetch a blob of the subject's repository; see interfaces.Store.
+
+        Raises:
+            Refused: IMAGE_NOT_FOUND, DIGEST_MISMATCH, MANIFEST_INVALID.
+            Undecided: REGISTRY_* or CREDENTIALS_UNAVAILABLE.
+        """
+        repository = Repository.of(subject.reference, self._settings)
+        what = f"the blob {descriptor.digest}"
+        check_size(descriptor, max_bytes, what)
+        key = ("blob", descriptor.digest, "")
+        kept = self._objects.get(key)
+        if kept is not None:
+            return check_object(descriptor, kept, what)
+        request = _request("GET", repository.blob_url(descriptor.digest), what, max_bytes=descriptor.size)
+        async with self._time_limit(what):
+            response = await self._ask_following(repository, request)
+        data = _content(repository, descriptor, response, what)
+        self._keep(key, data)
+        return data
+
+    async def aclose(self) -> None:
+        """Close every connection and give up what is under way."""
+        await self._authenticator.aclose()
+        await self._transport.aclose()
+
+    def _keep(self, key: ObjectKey, data: bytes) -> None:
+        self._objects.put(key, data, size=len(data) + KEPT_OVERHEAD, expires=math.inf)
+
+    async def _ask(self, repository: Repository, request: Request) -> Response:
+        """Send a request with what the registry wants to see, answering one challenge.
+
+        Raises:
+            Undecided: REGISTRY_* or CREDENTIALS_UNAVAILABLE.
+        """
+        response, _ = await self._ask_authorized(repository, request)
+        return response
+
+    async def _ask_authorized(self, repository: Repository, request: Request) -> tuple[Response, Request]:
+        authorization = await self._authenticator.expected(repository)
+        sent = request if authorization is None else request.with_header("Authorization", authorization.value)
+        response = await self._transport.send(sent, repository.route)
+        if response.status == 401:
+            fields = response.headers.getall("WWW-Authenticate", [])
+            authorization = await self._authenticator.answer(repository, fields, authorization)
+            sent = request.with_header("Authorization", authorization.value)
+            response = await self._transport.send(sent, repository.route)
+        if response.status in (401, 403):
+            raise Undecided(
+                "REGISTRY_UNAUTHORIZED",
+                f"the registry {repository.domain} answered {response.status} to what it was shown, asked for "
+                f"{request.what}",
+            )
+        return response, sent
+
+    async def _ask_following(self, repository: Repository, request: Request) -> Response:
+        """As _ask, and follow redirects within the rules (N04)."""
+        response, sent = await self._ask_authorized(repository, request)
+        for _ in range(MAX_REDIRECTS):
+            if response.status not in _REDIRECTS:
+                return response
+            url = _redirect_target(repository, sent, response)
+            # Off the registry's origin without Authorization, which does not come back either.
+            sent = replace(sent if url.origin() == repository.origin else request, url=url)
+            response = await self._transport.send(sent, repository.redirect_route(url))
+            if response.status not in (200, *_REDIRECTS):
+                raise _protocol(
+                    f"{sent.host}, where {repository.domain} redirected to, answered {response.status}, asked for "
+                    f"{request.what}"
+                )
+        if response.status in _REDIRECTS:
+            raise _protocol(f"{repository.domain} redirects more than {MAX_REDIRECTS} times, asked for {request.what}")
+        return response
+
+    async def _pages(
+        self, repository: Repository, digest: Digest, artifact_type: str | None
+    ) -> AsyncIterator[tuple[Index, Mapping[str, str]]]:
+        """The pages of a list with the header fields they came with, by the API or else by the tag schema."""
+        what = f"the referrers of {digest}"
+        name = (repository.domain, repository.path)
+        if name not in self._without_api:
+            url = repository.referrers_url(digest, artifact_type)
+            async with self._time_limit(what):
+                response = await self._ask(repository, _index_request(url, what))
+            if response.status == 200 and response.media_type == MEDIA_TYPE_INDEX:
+                self._with_api[name] = True
+                async for page in self._follow_pages(repository, url, response, what):
+                    yield page
+                return
+            self._check_api_absent(repository, response, what)
+        tag = referrers_tag(digest)
+        async with self._time_limit(what):
+            response = await self._ask(repository, _index_request(repository.manifest_url(tag), f"{what} by tag"))
+        if response.status == 404 and _says_not_found(response):
+            return
+        if response.status != 200:
+            raise _unexpected(repository, response, f"{what} by tag")
+        if response.media_type != MEDIA_TYPE_INDEX:
+            raise Refused(
+                "MANIFEST_INVALID",
+                f"the referrers tag {tag} is not an image index",
+                expected=MEDIA_TYPE_INDEX,
+                found=response.media_type or "none",
+            )
+        index = _index(response, what)
+        # Only a list found this way is proof: asking for an unknown digest must not turn the API off for others.
+        self._without_api[name] = True
+        yield index, {}
+
+    def _check_api_absent(self, repository: Repository, response: Response, what: str) -> None:
+        """Pass when an answer may mean that the repository has no referrers API.
+
+        Raises:
+            Refused: IMAGE_NOT_FOUND.
+            Undecided: REGISTRY_PROTOCOL.
+        """
+        had_it = (repository.domain, repository.path) in self._with_api
+        if response.status not in (200, *_NO_SUCH_API) or had_it or "NAME_UNKNOWN" in _error_codes(response):
+            raise _unexpected(repository, response, what)
+
+    async def _follow_pages(
+        self, repository: Repository, url: URL, response: Response, what: str
+    ) -> AsyncIterator[tuple[Index, Mapping[str, str]]]:
+        """This page and those that it links to, within the limits of pages and time (N05, N13)."""
+        seen = {url}
+        left = self._settings.listing_timeout_seconds
+        while True:
+            following = next_page(url, response.headers.getall("Link", []))
+            yield _index(response, what), response.headers
+            if following is None:
+                return
+            if following in seen:
+                raise _protocol(f"{repository.domain} links the pages of {what} in a circle")
+            if len(seen) >= self._settings.max_referrer_pages:
+                raise _too_many(f"{what} fill more than {self._settings.max_referrer_pages} pages")
+            seen.add(following)
+            url = following
+            began = self._monotonic()
+            async with self._time_limit(what, min(left, self._settings.timeout_seconds)):
+                response = await self._ask(repository, _index_request(url, what))
+            left = max(left - (self._monotonic() - began), 0.0)
+            if response.status != 200 or response.media_type != MEDIA_TYPE_INDEX:
+                raise _unexpected(repository, response, f"a further page of {what}")
+
+    @asynccontextmanager
+    async def _time_limit(self, what: str, seconds: float | None = None) -> AsyncIterator[None]:
+        limit = self._settings.timeout_seconds if seconds is None else seconds
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError:
+            raise Undecided(
+                "REGISTRY_UNAVAILABLE", f"{what} could not be had within {self._settings.timeout_seconds:g} s"
+            ) from None
+
+
+def _request(method: str, url: URL, what: str, *, accept: str = "*/*", max_bytes: int = MAX_ERROR_BYTES) -> Request:
+    return Request(method, url, what, {"Accept": accept}, max_bytes)
+
+
+def _index_request(url: URL, what: str) -> Request:
+    return _request("GET", url, what, accept=MEDIA_TYPE_INDEX, max_bytes=MAX_MANIFEST_BYTES)
+
+
+def _announced(repository: Repository, response: Response) -> tuple[Digest, Descriptor | None]:
+    """Digest and descriptor from the header fields of a manifest.
+
+    Raises:
+        Undecided: REGISTRY_PROTOCOL, for a digest that is none (N33).
+    """
+    text = response.headers["Docker-Content-Digest"].strip()
+    try:
+        digest = Digest.parse(text)
+    except ValueError as error:
+        raise _protocol(f"{repository.domain} announces a bad digest: {error}", found=text) from None
+    try:
+        return digest, Descriptor(response.media_type, digest, int(response.headers["Content-Length"]))
+    except (KeyError, ValueError):
+        return digest, None
+
+
+def _hashed(repository: Repository, response: Response) -> tuple[Digest, Descriptor | None]:
+    """Digest and descriptor of a manifest that was fetched by tag, from its bytes (N26).
+
+    Raises:
+        Refused: MANIFEST_INVALID, DIGEST_MISMATCH.
+        Undecided: REGISTRY_PROTOCOL.
+    """
+    if response.oversized:
+        raise Refused("MANIFEST_INVALID", f"the tagged manifest is larger than {MAX_MANIFEST_BYTES} bytes")
+    digest = Digest.of(response.body)
+    if "Docker-Content-Digest" in response.headers:
+        digest, _ = _announced(repository, response)
+        if not digest.matches(response.body):
+            raise Refused(
+                "DIGEST_MISMATCH",
+                f"{repository.domain} sent a tagged manifest that is not of the digest it announced",
+                expected=str(digest),
+                found=str(Digest.of(response.body, digest.algorithm)),
+            )
+    try:
+        return digest, Descriptor(response.media_type, digest, len(response.body))
+    except ValueError:
+        return digest, None
+
+
+def _content(repository: Repository, descriptor: Descriptor, response: Response, what: str) -> bytes:
+    """The body of a 200, checked against the descriptor.
+
+    Raises:
+        Refused: IMAGE_NOT_FOUND, DIGEST_MISMATCH.
+        Undecided: REGISTRY_PROTOCOL.
+    """
+    if response.status != 200:
+        raise _unexpected(repository, response, what)
+    if response.oversized:
+        raise Refused(
+            "DIGEST_MISMATCH",
+            f"{repository.domain} sent more than the descriptor of {what} says",
+            expected=f"{descriptor.size} bytes",
+            found="more",
+        )
+    return check_object(descriptor, response.body, what)
+
+
+def _index(response: Response, what: str) -> Index:
+    if response.oversized:
+        raise Refused("MANIFEST_INVALID", f"a list of {what} is larger than {MAX_MANIFEST_BYTES} bytes")
+    return Index.parse(response.body)
+
+
+def _redirect_target(repository: Repository, sent: Request, response: Response) -> URL:
+    """Where a redirect leads, if it may be followed there; the address is judged when it is connected to.
+
+    Raises:
+        Undecided: REGISTRY_PROTOCOL.
+    """
+    location = response.headers.get("Location", "")
+    try:
+        # Encoded: a signed URL must arrive as it was sent.
+        url = sent.url.join(URL(location, encoded=True)).with_fragment(None)
+        usable = bool(location) and url.scheme in ("http", "https") and bool(url.raw_host) and url.port is not None
+    except ValueError:
+        usable = False
+    if not usable or url.raw_user is not None or url.raw_password is not None or _LOCATION.fullmatch(location) is None:
+        raise _protocol(f"{repository.domain} redirects to what is no http or https URL, asked for {sent.what}")
+    if url.scheme != "https" and not repository.profile.plain_http:
+        raise _protocol(
+            f"{repository.domain} redirects to {url.host_port_subcomponent} without TLS, asked for {sent.what}"
+        )
+    return url
+
+
+def _error_codes(response: Response) -> frozenset[str]:
+    """The codes of an OCI error body (distribution-spec "Error Codes"); empty when it is none."""
+    try:
+        document: Any = strict_json.loads(response.body, max_bytes=MAX_ERROR_BYTES)
+    except strict_json.MalformedJSONError:
+        return frozenset()
+    errors = document.get("errors") if isinstance(document, dict) else None
+    if not isinstance(errors, list):
+        return frozenset()
+    codes = (error.get("code") for error in errors if isinstance(error, dict))
+    return frozenset(code for code in codes if isinstance(code, str))
+
+
+def _says_not_found(response: Response) -> bool:
+    """Whether a 404 comes from a registry: it has an OCI error body, or the field that registries send."""
+    return bool(_error_codes(response)) or "Docker-Distribution-Api-Version" in response.headers
+
+
+def _unexpected(repository: Repository, response: Response, what: str) -> CountersignError:
+    if response.status == 404 and _says_not_found(response):
+        return Refused("IMAGE_NOT_FOUND", f"the registry {repository.domain} does not know {what}")
+    if response.status == 404:
+        return _protocol(
+            f"{repository.domain} answered 404 for {what} without saying that it is a registry",
+            expected="an OCI error body, or the field Docker-Distribution-Api-Version",
+        )
+    kind = f" of type {response.media_type or 'none'}" if response.status == 200 else ""
+    return _protocol(f"{repository.domain} answered {response.status}{kind}, asked for {what}")
+
+
+def _protocol(reason: str, *, expected: str | None = None, found: str | None = None) -> Undecided:
+    return Undecided("REGISTRY_PROTOCOL", reason, expected=expected, found=found)
+
+
+def _too_many(reason: str) -> Refused:
+    return Refused("REFERRERS_LIMIT", reason)

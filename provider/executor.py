@@ -371,17 +371,17 @@ class _Inspection:
                     await self._verify_batch()
                 if self._settled(wanted) or len(self._exhausted) == len(verifiers):
                     break
-        except Refused as error:
+        except Refused as unreadable:
             await self._verify_batch()
-            self._fail_unsatisfied(error, only or "", "")
+            self._fail_unsatisfied(unreadable, only or "", "")
         await self._verify_batch()
         for verifier, kind in self._exhausted.items():
-            error = Refused(
+            limit = Refused(
                 "SIGNATURE_LIMIT",
                 f"more than {verifier.max_attempts} artifacts of {self._subject.digest} are listed, none tried sufficed",
                 expected=f"a good one among the first {verifier.max_attempts}",
             )
-            self._fail_unsatisfied(error, kind, verifier.name)
+            self._fail_unsatisfied(limit, kind, verifier.name)
 
     def _enqueue(self, verifiers: Sequence[Verifier], artifact: Descriptor) -> None:
         kind = artifact.artifact_type or ""

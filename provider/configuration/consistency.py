@@ -11,7 +11,8 @@ What does not belong here: a resource by itself (documents.py), live objects (as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from itertools import islice
 from typing import Final
 
 from provider.configuration.documents import ANY_TYPE, Findings
@@ -19,10 +20,12 @@ from provider.configuration.key_providers import InlineParameters
 from provider.configuration.policies import ConfigPolicyParameters
 from provider.configuration.resources import Component, Resource, ResourceSet
 from provider.configuration.sections import join, step, suggest
-from provider.configuration.verifiers import NotationParameters, TrustStoreKey
+from provider.configuration.verifiers import NotationParameters, TrustStoreEntry, TrustStoreKey
 from provider.errors import ConfigurationError, Fault
 from provider.notation.certificates import check_timestamp_trust_anchor, check_trust_anchor
 from provider.notation.trust_policy import StoreType
+
+MAX_SUGGESTED: Final = 100  # names that a misspelled one is compared with
 
 _STORES: Final = "spec.parameters.verificationCertStores"
 _POLICY: Final = "spec.parameters.trustPolicyDoc"
@@ -70,19 +73,19 @@ class _Check:
 
     def _trust_stores(self, verifier: Resource, parameters: NotationParameters) -> None:
         named = _named_stores(parameters)
-        defined = parameters.verification_cert_stores
-        if not (parameters.verification_certs and not defined):  # folders serve whatever the policy names
+        stores = parameters.verification_cert_stores
+        if stores or not parameters.verification_certs:  # else folders serve whatever the policy names
             for store, path in named.items():
-                if store not in defined:
-                    self._fault(
-                        verifier, path, f"{_store_name(store)} is not in verificationCertStores{_near(store, defined)}"
-                    )
-        for store, references in defined.items():
+                if store not in stores:
+                    near = suggest(_store_name(store), map(_store_name, stores))
+                    self._fault(verifier, path, f"{_store_name(store)} is not in verificationCertStores{near}")
+        for store, entry in stores.items():
+            path = join(_STORES, entry.path)
             if store not in named:
-                self._warn(verifier, _store_path(store), f"no statement of the trust policy uses {_store_name(store)}")
-            for index, reference in enumerate(references):
-                self._reference(verifier, store, reference, _store_path(store) + step(index))
-        self._twins(verifier, defined)
+                self._warn(verifier, path, f"no statement of the trust policy uses {_store_name(store)}")
+            for index, reference in enumerate(entry.references):
+                self._reference(verifier, store, reference, path + step(index))
+        self._twins(verifier, stores)
 
     def _reference(self, verifier: Resource, store: TrustStoreKey, reference: str, path: str) -> None:
         provider = self._resources.find_key_provider(reference, verifier.namespace)
@@ -97,7 +100,7 @@ class _Check:
     def _anchors(
         self, verifier: Resource, store: TrustStoreKey, provider: Resource, parameters: InlineParameters, path: str
     ) -> None:
-        """Certificates that may not anchor trust are left out of a store (as Ratify does): told, and a fault if none is left."""
+        """Certificates that may not anchor trust are left out of a store, as in Ratify: a fault if all are."""
         check = check_timestamp_trust_anchor if store[0] is StoreType.TSA else check_trust_anchor
         certificates = parameters.material().certificates
         problems = []
@@ -109,11 +112,11 @@ class _Check:
         if not certificates:
             self._fault(verifier, path, f"{provider.label} holds a key, a trust store needs certificates")
         elif len(problems) == len(certificates):
-            self._fault(
-                verifier, path, f"{provider.label} holds no certificate for {_store_name(store)}: {problems[0]}"
-            )
-        for problem in problems if len(problems) < len(certificates) else ():
-            self._warn(verifier, path, f"{provider.label}: a certificate is left out: {problem}")
+            use = _store_name(store)
+            self._fault(verifier, path, f"{provider.label} holds no certificate that {use} can use: {problems[0]}")
+        else:
+            for problem in problems:
+                self._warn(verifier, path, f"{provider.label}: a certificate is left out: {problem}")
 
     def _is_broken(self, reference: str) -> bool:
         namespace, _, name = reference.rpartition("/")
@@ -122,33 +125,26 @@ class _Check:
 
     def _why_unreachable(self, reference: str, namespace: str) -> str:
         """Why a Verifier of `namespace` finds no key provider by this reference."""
-        home, _, name = reference.rpartition("/")
+        _, _, name = reference.rpartition("/")
+        missing = f"there is no KeyManagementProvider {reference} within reach"
         for provider in self._resources.key_providers:
             if provider.name != name:
                 continue
-            if provider.namespace and provider.namespace == home:
-                return f"{provider.label} serves Verifiers of the namespace {home} only"
-            if provider.namespace and provider.namespace == namespace:
-                return f"there is no KeyManagementProvider {reference}; did you mean {provider.namespace}/{name}?"
-            if not provider.namespace:
-                return f"there is no {reference}; {provider.label} is cluster-wide: write {name}"
-        reachable = [one for one in self._references(namespace) if self._resources.find_key_provider(one, namespace)]
-        return f"there is no KeyManagementProvider {reference}{suggest(reference, reachable)}"
+            if self._resources.find_key_provider(provider.reference, namespace) is provider:
+                return f"{missing}; did you mean {provider.reference}?"
+            return f"{missing}: {provider.label} serves the Verifiers of its namespace only"
+        known = sorted({provider.reference for provider in self._resources.key_providers})
+        reachable = (one for one in known if self._resources.find_key_provider(one, namespace))
+        return f"{missing}{suggest(reference, islice(reachable, MAX_SUGGESTED))}"
 
-    def _references(self, namespace: str) -> Iterator[str]:
-        for provider in self._resources.key_providers:
-            yield provider.name
-            if provider.namespace:
-                yield f"{provider.namespace}/{provider.name}"
-
-    def _twins(self, verifier: Resource, defined: Mapping[TrustStoreKey, tuple[str, ...]]) -> None:
+    def _twins(self, verifier: Resource, stores: Mapping[TrustStoreKey, TrustStoreEntry]) -> None:
         """Two stores of one type over the same providers: what comes of writing ca where tsa was meant."""
         first: dict[tuple[StoreType, tuple[str, ...]], TrustStoreKey] = {}
-        for store, references in defined.items():
-            earlier = first.setdefault((store[0], tuple(sorted(references))), store)
+        for store, entry in stores.items():
+            earlier = first.setdefault((store[0], tuple(sorted(entry.references))), store)
             if earlier != store:
-                message = f"{_store_name(store)} holds the same as {_store_name(earlier)}: was another type or provider meant?"
-                self._warn(verifier, _store_path(store), message)
+                same = f"{_store_name(store)} holds the same as {_store_name(earlier)}"
+                self._warn(verifier, join(_STORES, entry.path), f"{same}: was another type or provider meant?")
 
     # -- key providers --------------------------------------------------------------------------------------------
 
@@ -159,10 +155,8 @@ class _Check:
             if provider.namespace == self._resources.home:
                 shadows.add(("", provider.name))
             if provider.is_former_store and shadows & names:
-                self._warn(
-                    provider, "metadata.name", "is not used: the KeyManagementProvider of this name goes before it"
-                )
-            elif provider.label not in self._used:
+                self._warn(provider, "metadata.name", "is not used: a KeyManagementProvider of its name goes before")
+            elif provider.label not in self._used and not self._lacks_broken(Component.VERIFIER):
                 self._warn(provider, "", "no trust store of a Verifier uses it")
 
     # -- scopes ---------------------------------------------------------------------------------------------------
@@ -170,10 +164,8 @@ class _Check:
     def _stores(self, namespace: str) -> None:
         stores = [store for store in self._resources.stores if store.namespace == namespace]
         for store in stores[1:]:
-            message = (
-                f"is asked only for images that {stores[0].label} does not have: Stores are asked in the order of names"
-            )
-            self._warn(store, "", message)
+            asked = f"is asked only for images that {stores[0].label} does not have"
+            self._warn(store, "", f"{asked}: Stores are asked in the order of their names")
 
     def _policies(self, namespace: str) -> None:
         """Required types that nobody verifies."""
@@ -236,11 +228,3 @@ def _named_stores(parameters: NotationParameters) -> dict[TrustStoreKey, str]:
 
 def _store_name(store: TrustStoreKey) -> str:
     return f"{store[0].value}:{store[1]}"
-
-
-def _store_path(store: TrustStoreKey) -> str:
-    return join(_STORES, step(store[0].value), step(store[1]))
-
-
-def _near(store: TrustStoreKey, defined: Iterable[TrustStoreKey]) -> str:
-    return suggest(_store_name(store), (_store_name(known) for known in defined))

@@ -44,6 +44,7 @@ from provider.configuration.sections import (
     describe,
     inspect,
     join,
+    quote,
     step,
     suggest,
 )
@@ -53,6 +54,7 @@ from provider.verifiers.notation import ARTIFACT_TYPE as NOTATION_ARTIFACT_TYPE
 MAX_LIST_ITEMS: Final = 10_000  # of one document of kind List
 ANY_TYPE: Final = "*"
 
+_MAX_GROUP: Final = 253  # characters, as Kubernetes allows
 _LABEL: Final = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"  # RFC 1123, as Kubernetes demands
 _NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 _NAMESPACE: Final = re.compile(rf"(?=.{{1,63}}\Z){_LABEL}")
@@ -161,14 +163,14 @@ class _Reader:
             self._foreign(group, kind)
             return None
         if kind not in KINDS:
-            self._fault("kind", f"{describe(kind)} is no kind of {GROUP}{suggest(kind, KINDS)}")
+            self._fault("kind", f"{quote(kind)} is no kind of {GROUP}{suggest(kind, KINDS)}")
             return None
         self._version(version, KINDS[kind])
         return KINDS[kind]
 
     def _foreign(self, group: str, kind: str) -> None:
-        if difflib.SequenceMatcher(None, group, GROUP).ratio() > 0.8:
-            self._fault("apiVersion", f"must be {GROUP}/{VERSION}, found {describe(group)}")
+        if len(group) <= _MAX_GROUP and difflib.SequenceMatcher(None, group, GROUP).ratio() > 0.8:
+            self._fault("apiVersion", f"must be {GROUP}/{VERSION}, found group {quote(group)}")
         elif group.startswith("config.ratify."):
             self._warn("", f"is ignored: resources of {group} are Ratify v2's, this is the place of {GROUP}/{VERSION}")
         else:
@@ -179,7 +181,7 @@ class _Reader:
         if version == FORMER_VERSION and entry.former_version:
             self._warn("apiVersion", f"{FORMER_VERSION} is deprecated: write {GROUP}/{VERSION}")
         elif version != VERSION:
-            self._fault("apiVersion", f"must be {GROUP}/{VERSION}, found version {describe(version)}")
+            self._fault("apiVersion", f"must be {GROUP}/{VERSION}, found version {quote(version)}")
 
     # -- whose it is ----------------------------------------------------------------------------------------------
 
@@ -189,14 +191,14 @@ class _Reader:
         if not isinstance(raw, dict):
             return "", ""  # a fault already
         metadata = self._examine(Metadata, raw, "metadata")
-        name, namespace = (raw.get(key) if isinstance(raw.get(key), str) else "" for key in ("name", "namespace"))
+        name, namespace = (str(raw[key]) if isinstance(raw.get(key), str) else "" for key in ("name", "namespace"))
         self._label = printable("/".join(part for part in (kind, entry.namespaced and namespace, name) if part))
         if metadata is None:
             return name, namespace if entry.namespaced else ""
         if entry.component is Component.POLICY and name != POLICY_NAME:
-            self._fault("metadata.name", f"must be {POLICY_NAME}, found {describe(name)}: no other Policy is evaluated")
+            self._fault("metadata.name", f"must be {POLICY_NAME}, found {quote(name)}: no other Policy is evaluated")
         elif _NAME.fullmatch(name) is None:
-            self._fault("metadata.name", f"must be a Kubernetes name (a-z, 0-9, '-', '.'), found {describe(name)}")
+            self._fault("metadata.name", f"must be a Kubernetes name (a-z, 0-9, '-', '.'), found {quote(name)}")
         return name, self._namespace(kind, entry, namespace)
 
     def _namespace(self, kind: str, entry: KindEntry, namespace: str) -> str:
@@ -209,7 +211,7 @@ class _Reader:
         if not namespace:
             self._fault("metadata.namespace", f"is required: a {kind} decides for one namespace")
         elif _NAMESPACE.fullmatch(namespace) is None:
-            self._fault("metadata.namespace", f"must be a Kubernetes namespace, found {describe(namespace)}")
+            self._fault("metadata.namespace", f"must be a Kubernetes namespace, found {quote(namespace)}")
         return namespace
 
     # -- what it says ---------------------------------------------------------------------------------------------
@@ -234,7 +236,7 @@ class _Reader:
             namespace=namespace,
             name=name,
             source=self._place.source,
-            type=_normal_type(entry.component, type_name),
+            type=_canonical_type(entry.component, type_name),
             parameters=parameters,
             artifact_types=artifact_types,
             refresh_seconds=refresh,
@@ -243,8 +245,7 @@ class _Reader:
     def _parameters(self, kind: str, component: Component, raw: Any, path: str, type_name: str) -> Section | None:
         if not type_name:
             return None  # a fault already
-        identity = (component, _normal_type(component, type_name))
-        model = PARAMETERS.get(identity)
+        model = PARAMETERS.get((component, _canonical_type(component, type_name)))
         if model is None:
             self._fault(path, _unsupported(component, type_name))
             return None
@@ -325,15 +326,22 @@ def _type_of(kind: str, raw: dict[str, Any]) -> tuple[str, str]:
     return keys[-1], ""
 
 
-def _normal_type(component: Component, type_name: str) -> str:
-    """Policies are named loosely in Ratify: `config-policy`, `ConfigPolicy`, `configPolicy`."""
-    return type_name.lower().replace("-", "") if component is Component.POLICY else type_name
+def _canonical_type(component: Component, type_name: str) -> str:
+    """A type as the tables spell it. Policies are named loosely in Ratify: `config-policy`, `configPolicy`."""
+    if component is not Component.POLICY:
+        return type_name
+    known = (name for of, name in (*PARAMETERS, *LATER) if of is component)
+    return next((name for name in known if _folded(name) == _folded(type_name)), type_name)
+
+
+def _folded(type_name: str) -> str:
+    return type_name.lower().replace("-", "")
 
 
 def _unsupported(component: Component, type_name: str) -> str:
-    later = LATER.get((component, _normal_type(component, type_name)))
-    supported = ", ".join(sorted(known for of, known in PARAMETERS if of is component))
+    later = LATER.get((component, _canonical_type(component, type_name)))
+    supported = ", ".join(sorted(name for of, name in PARAMETERS if of is component))
     if later is not None:
-        return f"{describe(type_name)} {later}; supported: {supported}"
-    plugins = "; plugins are not run" if component in (Component.STORE, Component.VERIFIER) else ""
-    return f"{describe(type_name)} is not supported by this version{plugins}; supported: {supported}"
+        return f"{quote(type_name)} {later} (supported: {supported})"
+    plugins = ", and plugins are not run" if component in (Component.STORE, Component.VERIFIER) else ""
+    return f"{quote(type_name)} is not supported by this version{plugins} (supported: {supported})"

@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, Field, ValidationInfo
 
-from provider.configuration.sections import Section, describe, flaw
+from provider.configuration.sections import Section, flaw, quote
 from provider.errors import ConfigurationError
 from provider.interfaces import KeyMaterial
 from provider.key_management.inline import ContentType, read_inline
@@ -33,10 +33,10 @@ def parse_duration(text: str) -> float:
         ValueError: it is none, is not positive, or is longer than MAX_REFRESH_SECONDS.
     """
     if _DURATION.fullmatch(text) is None:
-        raise ValueError(f"must be a duration such as 30m or 1h30m, found {describe(text)}")
+        raise ValueError(f"must be a duration such as 30m or 1h30m, found {quote(text)}")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     if not 0 < seconds <= MAX_REFRESH_SECONDS:
-        raise ValueError(f"must be more than 0 and at most a year, found {describe(text)}")
+        raise ValueError(f"must be more than 0 and at most a year, found {quote(text)}")
     return seconds
 
 
@@ -59,7 +59,7 @@ class InlineParameters(Section):
     """
 
     content_type: ContentType
-    value: Annotated[str, AfterValidator(_readable)]
+    value: Annotated[str, AfterValidator(_readable), Field(repr=False)]
 
     def material(self) -> KeyMaterial:
         """What the value holds; it was readable when the section was read."""

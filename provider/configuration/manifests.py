@@ -13,23 +13,27 @@ What does not belong here: what documents mean (documents.py), the Kubernetes AP
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from provider.configuration.resources import PROVIDER_NAMESPACE, ResourceSet
+from provider import strict_json
+from provider.configuration.consistency import check_set
+from provider.configuration.documents import Findings, Place, read_document
+from provider.configuration.resources import PROVIDER_NAMESPACE, Resource, ResourceSet, assemble_set
+from provider.configuration.strict_yaml import MAX_BYTES, Document, Problem, load_documents
 from provider.errors import ConfigurationError, Fault
-from provider.key_management.folders import reason
+from provider.key_management.folders import current_generation, read_file, reason
 
 MAX_FILES: Final = 1000  # manifests of one folder
-MAX_TOTAL_BYTES: Final = 64 * 1024 * 1024  # of one folder
+MAX_TOTAL_BYTES: Final = 32 * 1024 * 1024  # of one folder
 MAX_TOLD: Final = 1000  # faults and warnings that are kept of one set; nobody reads more
 ENDINGS: Final = frozenset({".yaml", ".yml", ".json"})
+POLL_SECONDS: Final = 2.0  # a look costs well under a millisecond; kubelet swaps a volume within about a minute
 
-_KUSTOMIZATION: Final = frozenset(
-    {"kustomization.yaml", "kustomization.yml"}
-)  # a tool's own file, often without a group
+_KUSTOMIZATION: Final = frozenset({"kustomization.yaml", "kustomization.yml"})  # another tool's, often without a group
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ async def watch(
     report: Callable[[ConfigurationError], None],
     *,
     home: str = PROVIDER_NAMESPACE,
-    poll_seconds: float = 2.0,
+    poll_seconds: float = POLL_SECONDS,
 ) -> AsyncIterator[ResourceSet]:
     """Yield the good sets of a file or folder, the first as soon as there is one, then each that differs.
 
@@ -73,60 +77,144 @@ async def watch(
         path: a manifest, or a folder of them.
         report: told each bad content once, with every fault.
         home: the provider's own namespace.
-        poll_seconds: time between two looks. Polling, because links that Kubernetes swaps and network file systems raise
-            no dependable events.
+        poll_seconds: time between two looks. Polling, because links that Kubernetes swaps and network file systems
+            raise no dependable events.
     """
-    seen = settled = ""
+    good = judged = seen = ""
     while True:
-        try:
-            manifests = await asyncio.to_thread(read_manifests, path)
-            digest = digest_of(manifests)
-        except ConfigurationError as error:
-            manifests, digest, failure = (), f"unreadable: {error}", error
-        else:
-            failure = None
+        look = await asyncio.to_thread(_look, path)
         # The first look counts at once: at the start there is nothing in force that could be better.
-        if digest != settled and (digest == seen or not settled):
-            settled = digest
+        if look.digest != judged and (look.digest == seen or not judged):
+            judged = look.digest
             try:
-                if failure is not None:
-                    raise failure
-                resources = await asyncio.to_thread(read_set, manifests, home=home)
+                resources = await asyncio.to_thread(look.resources, home)
             except ConfigurationError as error:
                 report(error)
             else:
-                yield resources
-        seen = digest
+                if resources.digest != good:
+                    good = resources.digest
+                    yield resources
+        seen = look.digest
         await asyncio.sleep(poll_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look at the files saw: their content, or why it could not be had."""
+
+    digest: str
+    manifests: tuple[Manifest, ...] = ()
+    error: ConfigurationError | None = None
+
+    def resources(self, home: str) -> ResourceSet:
+        if self.error is not None:
+            raise self.error
+        return read_set(self.manifests, home=home)
+
+
+def _look(path: Path) -> _Look:
+    try:
+        manifests = read_manifests(path)
+    except ConfigurationError as error:
+        return _Look("; ".join(map(str, error.faults)), error=error)
+    return _Look(digest_of(manifests), manifests)
 
 
 def read_manifests(path: Path) -> tuple[Manifest, ...]:
     """Read the files, not yet what is in them.
 
     Raises:
-        ConfigurationError: CONFIG_INVALID: a file or the folder cannot be read, or holds no manifest.
+        ConfigurationError: CONFIG_INVALID: a file or the folder cannot be read, or holds no manifest, or too much.
     """
     faults: list[Fault] = []
     manifests: list[Manifest] = []
-    size = 0
+    room = MAX_TOTAL_BYTES
     try:
-        files = tuple(_files(path))
+        folder, files = _files(path)
     except OSError as error:
         raise _invalid([Fault(str(path), "", "", f"cannot be read: {reason(error)}")]) from None
     for name, file in files:
         try:
-            manifest = Manifest(name, path if path.is_dir() else path.parent, _read(file))
+            data = read_file(file, max_bytes=min(MAX_BYTES, room), follow_links=True)
         except OSError as error:
             faults.append(Fault(name, "", "", f"cannot be read: {reason(error)}"))
-            continue
-        manifests.append(manifest)
-        size += len(manifest.data)
-        if size > MAX_TOTAL_BYTES:
-            raise _invalid([Fault(str(path), "", "", f"the manifests have more than {MAX_TOTAL_BYTES} bytes")])
+        else:
+            room -= len(data)
+            manifests.append(Manifest(name, folder, data))
     if not files:
         faults.append(Fault(str(path), "", "", "holds no manifest (*.yaml, *.yml, *.json)"))
-    if len(files) > MAX_FILES:
-        faults = [Fault(str(path), "", "", f"holds more than {MAX_FILES} manifests")]
     if faults:
         raise _invalid(faults)
     return tuple(manifests)
+
+
+def _files(path: Path) -> tuple[Path, list[tuple[str, Path]]]:
+    """The folder where relative paths begin, and the files to read, each with the name that faults give it."""
+    if not path.is_dir():
+        return path.parent.absolute(), [(str(path), path)]
+    entries = sorted(
+        entry
+        for entry in current_generation(path).iterdir()
+        if entry.suffix in ENDINGS
+        and not entry.name.startswith(".")
+        and entry.name not in _KUSTOMIZATION
+        and not entry.is_dir()
+    )
+    if len(entries) > MAX_FILES:
+        raise OSError(f"more than {MAX_FILES} manifests")
+    return path.absolute(), [(str(path / entry.name), entry) for entry in entries]
+
+
+def digest_of(manifests: Iterable[Manifest]) -> str:
+    """SHA-256 of names and contents, in hex."""
+    digest = hashlib.sha256()
+    for manifest in manifests:
+        for part in (manifest.name.encode("utf-8", "surrogateescape"), manifest.data):
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def read_set(manifests: Sequence[Manifest], *, home: str = PROVIDER_NAMESPACE) -> ResourceSet:
+    """Read what is in the files, and check it as a whole. A pure function.
+
+    Args:
+        manifests: the files.
+        home: the provider's own namespace.
+
+    Raises:
+        ConfigurationError: CONFIG_INVALID, with every fault found.
+    """
+    findings = Findings()
+    resources: list[Resource] = []
+    legible = True
+    for manifest in manifests:
+        documents, problems = _documents(manifest)
+        for problem in problems:
+            source = f"{manifest.name}#{problem.document}"
+            message = f"line {problem.line}: {problem.message}" if problem.line else problem.message
+            findings.faults.append(Fault(source, "", problem.path, message))
+        legible = legible and not problems
+        for document in documents:
+            place = Place(f"{manifest.name}#{document.number}", manifest.folder)
+            resources.extend(read_document(document.value, place, findings, home=home))
+    if legible:  # what a resource refers to may be in what could not be read
+        check_set(assemble_set(resources, home=home), findings)
+    if findings.faults:
+        raise _invalid(findings.faults)
+    return assemble_set(resources, home=home, warnings=findings.warnings[:MAX_TOLD], digest=digest_of(manifests))
+
+
+def _documents(manifest: Manifest) -> tuple[tuple[Document, ...], tuple[Problem, ...]]:
+    if not manifest.name.endswith(".json"):
+        return load_documents(manifest.data)
+    try:
+        value = strict_json.loads(manifest.data, max_bytes=MAX_BYTES)
+    except strict_json.MalformedJSONError as error:
+        return (), (Problem(1, 0, "", f"is not strict JSON: {error}"),)
+    return (Document(1, 1, value),), ()
+
+
+def _invalid(faults: Sequence[Fault]) -> ConfigurationError:
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return ConfigurationError("CONFIG_INVALID", f"{faults[0]}{more}", faults=faults[:MAX_TOLD])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from provider.configuration.key_providers import InlineParameters
@@ -169,13 +169,13 @@ PARAMETERS: Final[Mapping[tuple[Component, str], type[Section]]] = {
     (Component.STORE, "oci-layout"): OciLayoutParameters,
     (Component.VERIFIER, "notation"): NotationParameters,
     (Component.KEY_PROVIDER, "inline"): InlineParameters,
-    (Component.POLICY, "configpolicy"): ConfigPolicyParameters,
+    (Component.POLICY, "config-policy"): ConfigPolicyParameters,
 }
 
 LATER: Final[Mapping[tuple[Component, str], str]] = {
     (Component.VERIFIER, "cosign"): "is not supported by this version",
     (Component.KEY_PROVIDER, "azurekeyvault"): "is not supported by this version yet",
-    (Component.POLICY, "regopolicy"): (
+    (Component.POLICY, "rego-policy"): (
         "is not supported: say what an image needs with config-policy, and what goes beyond it in the Rego of the "
         "ConstraintTemplate, which sees every verifier report"
     ),
@@ -214,6 +214,11 @@ class Resource:
         return "/".join(part for part in (self.kind, self.namespace, self.name) if part)
 
     @property
+    def reference(self) -> str:
+        """`name`, or `namespace/name`: how others refer to it, and what it is called in reports."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+    @property
     def is_former_store(self) -> bool:
         """It is a CertificateStore."""
         return self.kind == CERTIFICATE_STORE
@@ -240,6 +245,13 @@ class ResourceSet:
     home: str = PROVIDER_NAMESPACE
     warnings: tuple[Fault, ...] = ()
     digest: str = ""
+    _providers: Mapping[str, tuple[Resource, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_name: dict[str, list[Resource]] = {}
+        for provider in self.key_providers:
+            by_name.setdefault(provider.name, []).append(provider)
+        object.__setattr__(self, "_providers", {name: tuple(those) for name, those in by_name.items()})
 
     def __iter__(self) -> Iterator[Resource]:
         return iter((*self.stores, *self.verifiers, *self.key_providers, *self.policies))
@@ -269,7 +281,7 @@ class ResourceSet:
             None when there is none within reach. A KeyManagementProvider goes before a CertificateStore of its name.
         """
         home, slash, name = reference.rpartition("/")
-        named = [resource for resource in self.key_providers if resource.name == name]
+        named = self._providers.get(name, ())
         if not slash:
             providers = [one for one in named if not one.namespace]
             return next(iter(providers), None) or _former(named, self.home)

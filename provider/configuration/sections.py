@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from provider.errors import printable
 
+MAX_FLAWS: Final = 100  # of one section; nobody reads more
 MAX_QUOTED: Final = 64  # characters of a found scalar that a fault repeats
 _SIMPLE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _HOST: Final = re.compile(  # a DNS name (RFC 1123), an IPv4 address or a bracketed IPv6 address
@@ -90,7 +91,7 @@ def inspect(model: type[SectionT], value: Any, surroundings: Surroundings) -> tu
     try:
         return model.model_validate(value, context=surroundings), []
     except ValidationError as error:
-        return None, [_flaw(model, details) for details in error.errors(include_url=False)]
+        return None, [_flaw(model, details) for details in error.errors(include_url=False)[:MAX_FLAWS]]
 
 
 def reject(flaws: Iterable[Flaw]) -> NoReturn:
@@ -138,16 +139,21 @@ def describe(value: Any) -> str:
         case str() if "\n" in value or len(value) > MAX_QUOTED:
             return f"a text of {len(value)} characters"
         case str():
-            return f"the text {printable(value)!r}"
+            return f"the text {quote(value)}"
         case list() | tuple():
             return "a list"
         case _:
             return "a mapping"
 
 
+def quote(text: str) -> str:
+    """A short foreign text in quotes."""
+    return f"'{printable(text, MAX_QUOTED)}'"
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or what there is to choose from."""
-    choices = sorted(known)
+    choices = sorted(known) if len(word) <= MAX_QUOTED else []
     # Case first: difflib counts `usehttp` and `useHttp` as further apart than people do.
     folded = {choice.lower(): choice for choice in choices}
     near = folded.get(word.lower()) or next(iter(difflib.get_close_matches(word, choices, n=1, cutoff=0.7)), None)
@@ -174,7 +180,7 @@ AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]  # relative ones begi
 def _host(value: str) -> str:
     match = _HOST.fullmatch(value)
     if match is None or (match["port"] and not 0 < int(match["port"]) < 65536):
-        raise flaw(f"must be a host or host:port, without scheme and path, found {describe(value)}")
+        raise flaw(f"must be a host or host:port, without scheme and path, found {quote(value)}")
     return value
 
 

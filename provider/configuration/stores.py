@@ -26,6 +26,7 @@ from provider.configuration.sections import (
     flaw,
     inspect,
     join,
+    quote,
     reject,
     step,
 )
@@ -45,7 +46,7 @@ def _registry_host(value: str) -> str:
     except InvalidKey:
         domain = ""
     if domain != value or value != value.lower():
-        raise flaw(f"must be a registry host such as registry.example.com:5000 or docker.io, found {describe(value)}")
+        raise flaw(f"must be a registry host such as registry.example.com:5000 or docker.io, found {quote(value)}")
     return value
 
 
@@ -68,7 +69,7 @@ class RegistryParameters(Section):
 
     host: RegistryHost
     plain_http: bool = False
-    ca_bundle: Text | None = None
+    ca_bundle: Annotated[Text | None, Field(repr=False)] = None
     ca_file: AbsolutePath | None = None
     client_cert_file: AbsolutePath | None = None
     client_key_file: AbsolutePath | None = None
@@ -127,7 +128,7 @@ def _read_credentials(value: Any, info: ValidationInfo) -> CredentialParameters 
     model = CREDENTIALS.get(name) if isinstance(name, str) else None
     if model is None:
         what = "is not supported by this version" if name in LATER_CREDENTIALS else "is no authentication provider"
-        reject([Flaw("name", f"{describe(name)} {what}; supported: {', '.join(CREDENTIALS)}")])
+        reject([Flaw("name", f"{quote(str(name))} {what} (supported: {', '.join(CREDENTIALS)})")])
     surroundings = info.context if isinstance(info.context, Surroundings) else Surroundings()
     section, flaws = inspect(model, {**value, "name": name}, surroundings)
     if section is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
@@ -45,6 +45,13 @@ _REFERENCE: Final = re.compile(r"(?:[a-z0-9-]{1,63}/)?[a-z0-9.-]{1,253}")  # [na
 TrustStoreKey = tuple[StoreType, str]
 
 
+class TrustStoreEntry(NamedTuple):
+    """A trust store as a manifest defines it: its key path in verificationCertStores, and its key providers."""
+
+    path: str
+    references: tuple[str, ...]
+
+
 def _read_trust_policy(value: Any) -> TrustPolicyDocument:
     try:
         return TrustPolicyDocument.from_object(value)
@@ -52,14 +59,14 @@ def _read_trust_policy(value: Any) -> TrustPolicyDocument:
         reject([Flaw(fault.path, fault.message) for fault in error.faults] or [Flaw("", error.detail)])
 
 
-def _read_trust_stores(value: Any) -> Mapping[TrustStoreKey, tuple[str, ...]]:
+def _read_trust_stores(value: Any) -> Mapping[TrustStoreKey, TrustStoreEntry]:
     """Both of Ratify's forms as one: key providers by type and name of the trust store."""
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise flaw(f"must be a mapping, found {describe(value)}")
     typed = {key for key, entry in value.items() if isinstance(entry, dict)}
-    stores: dict[TrustStoreKey, tuple[str, ...]] = {}
+    stores: dict[TrustStoreKey, TrustStoreEntry] = {}
     flaws: list[Flaw] = []
     if typed and typed != value.keys():
         flaws.append(Flaw("", "mixes types of trust stores with names of trust stores: use one form or the other"))
@@ -81,7 +88,7 @@ def _read_trust_stores(value: Any) -> Mapping[TrustStoreKey, tuple[str, ...]]:
 
 
 def _add_store(
-    stores: dict[TrustStoreKey, tuple[str, ...]], flaws: list[Flaw], path: str, store: TrustStoreKey, entry: Any
+    stores: dict[TrustStoreKey, TrustStoreEntry], flaws: list[Flaw], path: str, store: TrustStoreKey, entry: Any
 ) -> None:
     if _STORE_NAME.fullmatch(store[1]) is None or store[1] in (".", ".."):
         flaws.append(Flaw(path, "is no name of a trust store: letters, digits, '_', '.' and '-'"))
@@ -94,7 +101,7 @@ def _add_store(
         if not isinstance(reference, str) or _REFERENCE.fullmatch(reference) is None:
             wanted = "must be the name of a key management provider, or namespace/name"
             flaws.append(Flaw(path + step(index), f"{wanted}, found {describe(reference)}"))
-    stores[store] = tuple(dict.fromkeys(str(reference) for reference in entry))
+    stores[store] = TrustStoreEntry(path, tuple(map(str, entry)))
 
 
 class RevocationParameters(Section):
@@ -125,7 +132,7 @@ class NotationParameters(Section):
 
     trust_policy_doc: Annotated[TrustPolicyDocument, BeforeValidator(_read_trust_policy)]
     verification_cert_stores: Annotated[
-        Mapping[TrustStoreKey, tuple[str, ...]], PlainValidator(_read_trust_stores), Field(default_factory=dict)
+        Mapping[TrustStoreKey, TrustStoreEntry], PlainValidator(_read_trust_stores), Field(default_factory=dict)
     ]
     verification_certs: Listed[AbsolutePath] = ()
     max_signature_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = DEFAULT_MAX_ATTEMPTS

@@ -46,8 +46,8 @@ class Connection(web.RequestHandler):
 
     Attributes:
         refusal: why this caller may not ask; None when it may.
-        head_at: monotonic time of the first byte of the request that is being received or answered; None between requests.
-        answering: the request's head is complete and its answer not yet handed to the handler's caller.
+        head_at: monotonic time of the first byte of the request that is received or answered now; None between requests.
+        answering: the request's head is complete and its answer is not written yet.
         writing_since: monotonic time at which the answer began to be written; None when none is.
         idle_since: monotonic time at which the connection was opened or its last answer was written.
     """

@@ -463,7 +463,7 @@ def _breaks(certificate: Certificate, rule: str) -> Refused:
 def _check_signing_leaf(leaf: Certificate) -> None:
     """What code-signing and time-stamping leaves have in common."""
     if leaf.is_authority:
-        raise _breaks(leaf, "it is an authority (basicConstraints cA) and must not sign itself")
+        raise _breaks(leaf, "the first must not be an authority (basicConstraints cA)")
     if leaf.key_usage is None:
         raise _breaks(leaf, "it has no keyUsage")
     if "digitalSignature" not in leaf.key_usage.usages:
@@ -514,17 +514,27 @@ def _check_signatures(chain: tuple[Certificate, ...]) -> None:
 def check_trust_anchor(certificate: Certificate) -> None:
     """Check that a certificate may be in a `ca` or `signingAuthority` trust store: an authority, or self-signed.
 
-    A leaf that somebody else signed is refused: trusting it would go round the checks on its issuers.
+    A leaf that somebody else signed is refused: trusting it would go round the checks on its issuers. A certificate
+    issued to itself with a signature of a kind that is not accepted (SHA-1) may stay, so that one old certificate does
+    not make its whole store unusable; no chain with it will pass.
 
     Raises:
         ConfigurationError: CERTIFICATE_INVALID.
     """
-    if not certificate.is_authority and not is_self_signed(certificate):
+    if not certificate.is_authority and not _may_be_self_signed(certificate):
         raise _unusable(
             f'the certificate "{certificate.subject_text}" cannot be a trust anchor',
             expected="an authority (basicConstraints cA) or a self-signed certificate",
             found=f'a certificate issued by "{certificate.issuer_text}"',
         )
+
+
+def _may_be_self_signed(certificate: Certificate) -> bool:
+    try:
+        check_issued_by(certificate, certificate)
+    except Refused as error:
+        return certificate.is_self_issued and error.code == "ALGORITHM_UNSUPPORTED"
+    return True
 
 
 def check_timestamp_trust_anchor(certificate: Certificate) -> None:

@@ -31,12 +31,13 @@ from typing import Final
 from provider.notation import asn1
 from provider.notation.asn1 import Element, MalformedASN1Error, Reader
 from provider.notation.certificates import Certificate
-from provider.notation.extensions import Extension, read_extension
+from provider.notation.extensions import Extension
 from provider.notation.signed_status import (
     INVALIDITY_DATE,
     SignedPart,
     check_current,
     check_not_from_future,
+    read_extension_list,
     read_invalidity_date,
     unknown,
 )
@@ -45,7 +46,6 @@ MAX_CRL_BYTES: Final = 32 * 1024 * 1024  # notation-core-go; 100,000 entries tak
 MAX_CRL_ENTRIES: Final = 1_000_000  # about what MAX_CRL_BYTES hold; bounds the index to some 150 MiB
 CRL_TIMEOUT_SECONDS: Final = 5.0  # for one download; the specification's number
 MAX_ENTRIES_OF_ONE_SERIAL: Final = 16  # a complete list has one, a delta one; more would only cost time
-MAX_CRL_EXTENSIONS: Final = 64  # lists have 2 to 5
 
 FRESHEST_CRL: Final = "2.5.29.46"
 _CRL_NUMBER: Final = "2.5.29.20"
@@ -70,8 +70,8 @@ class CrlQuery:
 
     Attributes:
         url: an http URL as the certificate, or the complete list, has it.
-        issuer: who is to have signed it. Part of what makes two queries equal: what one authority's certificates brought
-            in is never taken for another's list. It also lets the signature be verified where the list is read.
+        issuer: who is to have signed it. Part of what makes two queries equal: what the certificates of one authority
+            brought in is never taken for another's list. It also lets the signature be verified where the list is read.
     """
 
     url: str
@@ -216,14 +216,11 @@ class RevocationList:
             raise unknown(f"an entry of the {_WHAT} cannot be read: {error}") from None
         return own + (self.delta.entries(certificate) if self.delta is not None else ())
 
-    def valid_until(self, at: datetime) -> datetime:
-        """Until when it may be used, with its delta.
-
-        Raises:
-            Refused: REVOCATION_UNKNOWN, when that has passed at `at`.
-        """
-        own = check_current(_WHAT, self.next_update, at)
-        return own if self.delta is None else min(own, check_current("delta CRL", self.delta.next_update, at))
+    @property
+    def next_due(self) -> datetime | None:
+        """When it, or the delta joined to it, is to be replaced; None when one of them does not say."""
+        dates = [part.next_update for part in (self, self.delta) if part is not None]
+        return None if None in dates else min(date for date in dates if date is not None)
 
     def joined(self, delta: RevocationList, issuer: Certificate, at: datetime) -> RevocationList:
         """The list together with a delta to it (RFC 5280 section 5.2.4).
@@ -372,7 +369,10 @@ def _parse(der: bytes) -> RevocationList:
     if octets[position : position + 1] == b"\x30":
         first, position = _sequence_at(octets, position)
         positions = _index(octets, first, position)
-    extensions = _read_extensions(Reader(octets[position:end], "TBSCertList"), asn1.context(0))
+    rest = Reader(octets[position:end], "TBSCertList")
+    wrapped = rest.optional(asn1.context(0))
+    rest.finish()
+    extensions = {} if wrapped is None else read_extension_list(wrapped.content)
     number, base_number = extensions.get(_CRL_NUMBER), extensions.get(_DELTA_INDICATOR)
     scope, freshest = extensions.get(_SCOPE), extensions.get(FRESHEST_CRL)
     return RevocationList(
@@ -417,7 +417,7 @@ def _index(octets: bytes, position: int, end: int) -> dict[bytes, int | list[int
         start, entry_end = _sequence_at(octets, position)
         size = octets[start + 1] if entry_end - start > _MIN_ENTRY_TAIL else 0
         serial = octets[start + 2 : start + 2 + size]
-        # The shortest form only: a second form of one number would hide it. Sizes of 128 and more fail by the second test.
+        # The shortest form only: a second form of one number would hide it from who looks for the first.
         if (
             not 0 < size < 0x80
             or entry_end - start < 2 + size + _MIN_ENTRY_TAIL
@@ -441,7 +441,9 @@ def _read_entry(octets: bytes, position: int) -> RevokedEntry:
     reader = Reader(octets[start:end], "entry")
     reader.read(asn1.INTEGER, "serial number")
     revoked_at = asn1.decode_time(reader.read_any())
-    extensions = _read_extensions(reader, None)
+    listed = reader.optional(asn1.SEQUENCE)
+    reader.finish()
+    extensions = {} if listed is None else read_extension_list(listed.encoded)
     unprocessed = _unprocessed(extensions, _MAY_BE_CRITICAL_IN_ENTRY)
     if unprocessed:
         raise MalformedASN1Error(f"it has the critical extension {unprocessed[0]}, which is not processed")
@@ -453,23 +455,6 @@ def _read_entry(octets: bytes, position: int) -> RevokedEntry:
         else asn1.decode_integer(asn1.read_whole(reason.value, _ENUMERATED, "reason"), _ENUMERATED),
         invalid_from=None if invalidity is None else read_invalidity_date(invalidity.value),
     )
-
-
-def _read_extensions(reader: Reader, wrapper: int | None) -> dict[str, Extension]:
-    """The Extensions that end a structure, if there are any; `wrapper` is the explicit tag around them."""
-    if reader.at_end:
-        return {}
-    element = reader.read_any() if wrapper is None else reader.read(wrapper, "extensions")
-    reader.finish()
-    if wrapper is not None:
-        element = asn1.read_whole(element.content, asn1.SEQUENCE, "extensions")
-    found: dict[str, Extension] = {}
-    for part in asn1.open_sequence(element, "extensions").rest():
-        identifier, extension = read_extension(part)
-        if identifier in found or len(found) == MAX_CRL_EXTENSIONS:
-            raise MalformedASN1Error(f"the extension {identifier} occurs twice or is one too many")
-        found[identifier] = extension
-    return found
 
 
 def _unprocessed(extensions: Mapping[str, Extension], may_be_critical: frozenset[str]) -> tuple[str, ...]:

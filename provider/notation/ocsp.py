@@ -34,7 +34,6 @@ from provider.notation.extensions import (
     EXTENDED_KEY_USAGE,
     KEY_USAGE,
     Extension,
-    read_extension,
 )
 from provider.notation.signature_algorithms import HASH_NAMES, read_algorithm
 from provider.notation.signed_status import (
@@ -42,6 +41,7 @@ from provider.notation.signed_status import (
     SignedPart,
     check_current,
     check_not_from_future,
+    read_extension_list,
     read_invalidity_date,
     unknown,
 )
@@ -248,8 +248,7 @@ def check_appointed(responder: Certificate, issuer: Certificate, at: datetime) -
     """Check that `issuer` appointed a responder, by RFC 6960 section 4.2.2.2. Its own revocation is not checked.
 
     Raises:
-        Refused: REVOCATION_UNKNOWN, CERTIFICATE_CHAIN_INVALID, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_YET_VALID or
-            ALGORITHM_UNSUPPORTED, naming the responder.
+        Refused: REVOCATION_UNKNOWN, naming the responder.
     """
     who = f"the OCSP responder {responder.subject_text!r}"
     purpose, usage = responder.extended_key_usage, responder.key_usage
@@ -260,8 +259,15 @@ def check_appointed(responder: Certificate, issuer: Certificate, at: datetime) -
     for identifier, extension in responder.extensions.items():
         if extension.critical and identifier not in _KNOWN_TO_RESPONDERS:
             raise unknown(f"{who} has the critical extension {identifier}, which is not processed")
-    check_valid_at(responder, at)
-    check_issued_by(responder, issuer)
+    if responder.issuer != issuer.subject:
+        raise unknown(
+            f"{who} is appointed by another authority", expected=issuer.subject_text, found=responder.issuer_text
+        )
+    try:
+        check_valid_at(responder, at)
+        check_issued_by(responder, issuer)
+    except Refused as error:
+        raise unknown(f"{who} cannot be trusted: {error.detail}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,12 +461,4 @@ def _read_status(reader: Reader) -> tuple[CertStatus, datetime | None]:
 
 def _read_extensions(reader: Reader) -> dict[str, Extension]:
     wrapped = reader.optional(asn1.context(1))
-    found: dict[str, Extension] = {}
-    if wrapped is not None:
-        listed = asn1.read_whole(wrapped.content, asn1.SEQUENCE, "extensions")
-        for element in asn1.open_sequence(listed, "extensions").rest():
-            identifier, extension = read_extension(element)
-            if identifier in found:
-                raise MalformedASN1Error(f"the extension {identifier} occurs twice")
-            found[identifier] = extension
-    return found
+    return {} if wrapped is None else read_extension_list(wrapped.content)

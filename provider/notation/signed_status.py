@@ -21,6 +21,7 @@ from provider.errors import Refused
 from provider.notation import asn1
 from provider.notation.asn1 import MalformedASN1Error
 from provider.notation.certificates import Certificate
+from provider.notation.extensions import Extension, read_extension
 from provider.notation.signature_algorithms import (
     UnsupportedAlgorithmError,
     WrongSignatureError,
@@ -30,6 +31,8 @@ from provider.notation.signature_algorithms import (
 
 CLOCK_SKEW: Final = timedelta(minutes=5)  # how far an authority's clock may be ahead of ours; OpenSSL's default too
 MAX_URL_LENGTH: Final = 2048  # characters; locations in real certificates have 30 to 120
+
+MAX_EXTENSIONS: Final = 64  # of one list, response or entry; real ones have up to 5
 
 INVALIDITY_DATE: Final = "2.5.29.24"
 
@@ -120,6 +123,17 @@ def check_current(what: str, next_update: datetime | None, at: datetime) -> date
             f"the {what} has expired", expected=f"nextUpdate from {at.isoformat()}", found=next_update.isoformat()
         )
     return next_update
+
+
+def read_extension_list(encoded: bytes) -> dict[str, Extension]:
+    """Extensions of RFC 5280 by dotted object identifier, from the DER of the SEQUENCE. Raises MalformedASN1Error."""
+    found: dict[str, Extension] = {}
+    for element in asn1.open_sequence(asn1.read_whole(encoded, asn1.SEQUENCE, "extensions"), "extensions").rest():
+        identifier, extension = read_extension(element)
+        if identifier in found or len(found) == MAX_EXTENSIONS:
+            raise MalformedASN1Error(f"the extension {identifier} occurs twice or is one too many")
+        found[identifier] = extension
+    return found
 
 
 def read_invalidity_date(value: bytes) -> datetime:

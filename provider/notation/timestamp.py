@@ -20,7 +20,7 @@ Verification"; ETSI EN 319 422 (accuracy of the baseline policy).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -123,7 +123,7 @@ class _TSTInfo:
     authority: Element | None
 
 
-def verify_timestamp(token: bytes, message: bytes, roots: Sequence[Certificate]) -> Timestamp:
+def verify_timestamp(token: bytes, message: bytes, roots: Collection[Certificate]) -> Timestamp:
     """Verify a time-stamp token over a message. Remembered when it holds: the answer does not depend on when one asks.
 
     Args:

@@ -131,6 +131,11 @@ class TrustPolicyStatement:
         return self.overrides.get(check, LEVEL_ACTIONS[self.level][check])
 
     @property
+    def skips(self) -> bool:
+        """Whether images are accepted without looking for a signature."""
+        return self.level is Level.SKIP
+
+    @property
     def level_name(self) -> str:
         """The level's name for people: `custom` when something is overridden, as notation says."""
         return "custom" if self.overrides else self.level.value

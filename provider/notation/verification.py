@@ -23,28 +23,23 @@ signature-specification.md; stricter than notation-go where docs/threat-model.md
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from provider.errors import CountersignError, Refused, Undecided
 from provider.notation.certificates import Certificate, check_chain_valid_at, find_trust_anchor
 from provider.notation.envelope import Envelope, open_envelope
+from provider.notation.headers import SigningScheme
 from provider.notation.identities import match_identity
 from provider.notation.payload import check_metadata, check_payload
-from provider.notation.revocation import Answer, ChainRevocation, ChainStatus, Purpose, Query, check_chain
+from provider.notation.revocation import ChainRevocation, ChainStatus, Inquiry, Purpose, check_chain
 from provider.notation.timestamp import Timestamp, check_timestamp_covers, verify_timestamp
 from provider.notation.trust_policy import Action, Check, StoreType, TrustPolicyStatement, VerifyTimestamp
 from provider.oci import Descriptor
 
-SCHEME_X509: Final = "notary.x509"
-SCHEME_SIGNING_AUTHORITY: Final = "notary.x509.signingAuthority"
-
 TrustStores = Mapping[tuple[StoreType, str], Sequence[Certificate]]
 """Certificates of the stores that a statement names; a store that is absent or empty fails the check that needs it."""
-
-Fetching = Generator[tuple[Query, ...], Mapping[Query, Answer], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +93,7 @@ def verify(
     trust_stores: TrustStores,
     required_metadata: Mapping[str, str],
     at: datetime,
-) -> Generator[tuple[Query, ...], Mapping[Query, Answer], Outcome]:
+) -> Inquiry[Outcome]:
     """Verify one signature envelope.
 
     Args:
@@ -144,12 +139,12 @@ class _Verification:
         self._envelope: Envelope | None = None
         self._timestamp: Timestamp | None = None
 
-    def run(self) -> Generator[tuple[Query, ...], Mapping[Query, Answer], Outcome]:
+    def run(self) -> Inquiry[Outcome]:
         with contextlib.suppress(_Stop):
             yield from self._steps()
         return Outcome(tuple(self._checks), self._envelope, self._timestamp)
 
-    def _steps(self) -> Fetching:
+    def _steps(self) -> Inquiry[None]:
         # (1)
         envelope = self._open()
         # (2) here and not last, as in notation-go: no network for a signature of something else.
@@ -192,8 +187,9 @@ class _Verification:
             raise _Stop
 
     def _check_authenticity(self, envelope: Envelope) -> None:
-        """Trust the chain, then the identity. Every listed store of the scheme's type must be there, as in notation-go."""
-        wanted = StoreType.SIGNING_AUTHORITY if envelope.signing_scheme == SCHEME_SIGNING_AUTHORITY else StoreType.CA
+        """Trust the chain, then the identity. Every listed store of the scheme's type must be there, as in notation."""
+        by_authority = envelope.signing_scheme is SigningScheme.SIGNING_AUTHORITY
+        wanted = StoreType.SIGNING_AUTHORITY if by_authority else StoreType.CA
         find_trust_anchor(envelope.chain, self._store_certificates(wanted))
         match_identity(envelope.chain[0], self._statement.trusted_identities)
 
@@ -212,11 +208,9 @@ class _Verification:
             found.extend(certificates)
         return tuple(found)
 
-    def _authenticate_time(
-        self, envelope: Envelope
-    ) -> Generator[tuple[Query, ...], Mapping[Query, Answer], datetime | None]:
+    def _authenticate_time(self, envelope: Envelope) -> Inquiry[datetime | None]:
         """Step (5). Returns the latest time at which the signature can have been made, when a trusted clock says so."""
-        if envelope.signing_scheme == SCHEME_SIGNING_AUTHORITY:
+        if envelope.signing_scheme is SigningScheme.SIGNING_AUTHORITY:
             check_chain_valid_at(envelope.chain, envelope.signing_time)
             return envelope.signing_time
         if not self._wants_timestamp(envelope):

@@ -54,8 +54,7 @@ from provider.stores.referrers import next_page, referrers_tag, select
 from provider.stores.tokens import Authenticator
 from provider.stores.transport import MAX_ERROR_BYTES, Request, Response, Transport
 
-MAX_LOCATION = re.compile(r"[\x21-\x7e]+")  # visible ASCII: the request line is made of it
-_REDIRECTS: Final = 3  # of one blob; registries send one
+MAX_REDIRECTS: Final = 3  # of one blob; registries send one
 MAX_KEPT_BYTES: Final = 64 * 1024 * 1024  # manifests and envelopes kept; some 5,000 signed images
 KEPT_OVERHEAD: Final = 512  # bytes that a kept object costs beside its content, roughly
 MAX_REPOSITORIES: Final = 4096  # repositories whose way of listing referrers is remembered

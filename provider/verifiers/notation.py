@@ -15,24 +15,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from provider.errors import ConfigurationError, CountersignError, Refused, Undecided
 from provider.interfaces import KeyManagementProvider, Store
 from provider.notation.certificates import Certificate, check_timestamp_trust_anchor, check_trust_anchor
-from provider.notation.trust_policy import Action, StoreType, TrustPolicyDocument, TrustPolicyStatement
+from provider.notation.revocation import Inquiry
+from provider.notation.trust_policy import Action, Level, StoreType, TrustPolicyDocument, TrustPolicyStatement
 from provider.notation.verification import Outcome, verify
 from provider.oci import MEDIA_TYPE_ARTIFACT_MANIFEST, MEDIA_TYPE_EMPTY, Descriptor, Manifest, Reference, Subject
 from provider.reports import VerifierReport
-from provider.verifiers.revocation_fetcher import RevocationFetcher
 
 ARTIFACT_TYPE: Final = "application/vnd.cncf.notary.signature"
 VERIFIER_TYPE: Final = "notation"
 DEFAULT_MAX_ATTEMPTS: Final = 50  # signatures tried for one image; the number of notation's own examples
 MAX_ENVELOPE_BYTES: Final = 4 * 1024 * 1024  # real envelopes have 2 to 12 KiB; notation-go reads up to 32 MiB
 
+T = TypeVar("T")
+
 _FAILED = "Failed to validate the Notation signature"
 _VERIFIED = "Notation signature verification success"
+
+
+class InquiryDriver(Protocol):
+    """Fetches what the core asks for while it decides (verifiers/revocation_fetcher.py)."""
+
+    async def run(self, inquiry: Inquiry[T]) -> T:
+        """Drive an inquiry to its result. What cannot be fetched is an answer too, not an exception."""
+        ...
 
 
 class NotationVerifier:
@@ -54,7 +64,7 @@ class NotationVerifier:
         name: str,
         document: TrustPolicyDocument,
         trust_stores: Mapping[tuple[StoreType, str], Sequence[KeyManagementProvider]],
-        revocation: RevocationFetcher,
+        revocation: InquiryDriver,
         artifact_types: frozenset[str] = frozenset({ARTIFACT_TYPE}),
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
         user_metadata: Mapping[str, str] | None = None,
@@ -73,7 +83,7 @@ class NotationVerifier:
             statement = self._document.select(reference.repository)
         except Refused as error:
             return self._failed(error, None, artifact_type=ARTIFACT_TYPE)
-        if not statement.skips:
+        if statement.level is not Level.SKIP:
             return None
         return VerifierReport(
             is_success=True,

@@ -2,7 +2,7 @@
 
 Rules:
 - Nothing here is made with the library that the product parses it with: openssl writes, the product reads.
-- Every certificate has explicit dates (`openssl ca -startdate -enddate`), so a test can have one that lives for seconds.
+- Every certificate has explicit dates (`openssl ca -startdate -enddate`), so one can live for seconds.
 - The authorities are throw-away: keys lie unencrypted in the test's temporary folder.
 
 What does not belong here: signatures (signers.py) and trust policies (judges.py).
@@ -16,7 +16,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -33,7 +33,7 @@ KEY_TYPES: Final[dict[str, tuple[str, ...]]] = {
     "P-521": ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521"),
 }
 
-# Extension sections for the kinds of certificate; the Notary Project's certificate requirements say what must be in them.
+# Extension sections for the kinds of certificate, after the Notary Project's certificate requirements.
 EXTENSIONS: Final = """
 [root]
 basicConstraints = critical, CA:true
@@ -111,6 +111,7 @@ class Authority:
     """A certificate authority with its `openssl ca` data base."""
 
     identity: Identity
+    _signers: dict[str, Identity] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def folder(self) -> Path:
@@ -136,6 +137,12 @@ class Authority:
         """
         return _issue(self.folder.parent / name, name, kind, self, key_type, not_after, extensions)
 
+    def once(self, key_type: str) -> Identity:
+        """A signer with a key of a type, made at the first call: an RSA-4096 key takes a second."""
+        if key_type not in self._signers:
+            self._signers[key_type] = self.issue(f"signer-{key_type}", key_type=key_type)
+        return self._signers[key_type]
+
     def intermediate(self, name: str) -> Authority:
         """An authority below this one."""
         return _authority(self.issue(name, "intermediate"))
@@ -154,9 +161,16 @@ class Authority:
         """The answer to an OCSP request, from the data base, signed by a delegated responder of this authority; DER."""
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             Path(scratch, "request.der").write_bytes(request)
-            asked = ["-index", "index.txt", "-CA", "certificate.pem", "-reqin", Path(scratch, "request.der")]
-            signer = ["-rsigner", responder.certificate, "-rkey", responder.key]
-            answer = ["-respout", Path(scratch, "answer.der"), "-ndays", "1"]
+            asked: peers.Command = [
+                "-index",
+                "index.txt",
+                "-CA",
+                "certificate.pem",
+                "-reqin",
+                Path(scratch, "request.der"),
+            ]
+            signer: peers.Command = ["-rsigner", responder.certificate, "-rkey", responder.key]
+            answer: peers.Command = ["-respout", Path(scratch, "answer.der"), "-ndays", "1"]
             peers.must([peers.find("openssl"), "ocsp", *asked, *signer, *answer], cwd=self.folder)
             return Path(scratch, "answer.der").read_bytes()
 
@@ -200,7 +214,7 @@ def _issue(
     openssl = peers.find("openssl")
     peers.must([openssl, "genpkey", *KEY_TYPES[key_type], "-out", folder / "key.pem"])
     subject = f"/C=US/ST=WA/L=Seattle/O=Countersign interop/CN={name}"
-    request = ["-key", folder / "key.pem", "-subj", subject, "-out", folder / "request.pem"]
+    request: peers.Command = ["-key", folder / "key.pem", "-subj", subject, "-out", folder / "request.pem"]
     (folder / "request.cnf").write_text("[req]\ndistinguished_name = dn\n[dn]\n")
     peers.must([openssl, "req", "-new", "-utf8", "-config", folder / "request.cnf", *request])
 

@@ -35,9 +35,9 @@ def manifests(trust: Trust, registry: str) -> list[dict[str, Any]]:
     """The resources that mean a trust, for images of one registry that speaks plain HTTP."""
     stores: dict[str, dict[str, list[str]]] = {}
     providers = []
-    for store, files in (("ca", trust.ca), ("tsa", trust.tsa)):
+    for store, files in trust.stores().items():
         for number, file in enumerate(files):
-            name = f"{store}-{number}"
+            name = f"{store}-{number}".lower()
             value = {"contentType": "certificate", "value": file.read_text()}
             providers.append(resource("KeyManagementProvider", name, {"type": "inline", "parameters": value}))
             stores.setdefault(store, {}).setdefault("interop", []).append(name)
@@ -47,11 +47,11 @@ def manifests(trust: Trust, registry: str) -> list[dict[str, Any]]:
         # The authorities of these tests answer on loopback, where a certificate may not point by default.
         "revocation": {"allowPrivateAddresses": True, "allowedHosts": ["127.0.0.1"]},
     }
-    store = {"registries": [{"host": registry, "plainHttp": True}]}
+    access = {"registries": [{"host": registry, "plainHttp": True}]}
     rule = {"artifactVerificationPolicies": {NOTATION_SIGNATURE: "any"}}
     return [
         *providers,
-        resource("Store", "store-oras", {"name": "oras", "parameters": store}),
+        resource("Store", "store-oras", {"name": "oras", "parameters": access}),
         resource(
             "Verifier",
             "verifier-notation",
@@ -81,7 +81,17 @@ class Countersign:
         folder.mkdir(parents=True)
         resources = manifests(trust, reference.partition("/")[0])
         (folder / "resources.yaml").write_text(yaml.safe_dump_all(resources))
-        command = [sys.executable, "-m", "provider", "verify", "--config", folder, "--output", "json", reference]
+        command: peers.Command = [
+            sys.executable,
+            "-m",
+            "provider",
+            "verify",
+            "--config",
+            folder,
+            "--output",
+            "json",
+            reference,
+        ]
         done = peers.run(command, cwd=peers.CLONE)
         said = (done.stdout + b"\n" + done.stderr).decode(errors="replace")
         assert done.returncode in (VERIFIED, REFUSED), f"countersign verify exited {done.returncode}: {said}"

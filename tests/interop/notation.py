@@ -3,8 +3,8 @@
 Rules:
 - Every use has its own configuration folder (XDG_CONFIG_HOME), so nothing of the person who runs the tests is read or
   changed, and no two uses see each other's keys or trust stores.
-- The trust that a test means is written once, as `Trust`, and each judge (this one and countersign.py) puts it in its own
-  terms.
+- The trust that a test means is written once, as `Trust`, and each judge (this one and countersign.py) puts it in its
+  own terms.
 
 What does not belong here: keys (authorities.py) and registries (registries.py).
 """
@@ -28,8 +28,9 @@ class Trust:
     """What a test wants to be trusted: one statement of a trust policy with its stores.
 
     Attributes:
-        ca: PEM files for a `ca` trust store.
-        tsa: PEM files for a `tsa` trust store; none leaves the store out.
+        ca: PEM files for a `ca` trust store; none leaves the store out.
+        tsa: PEM files for a `tsa` trust store.
+        signing_authority: PEM files for a `signingAuthority` trust store.
         identities: trusted identities, `*` for anybody with a certificate of the stores.
         level: strict, permissive, audit or skip.
         override: single checks with another action.
@@ -37,8 +38,9 @@ class Trust:
         scopes: registry scopes.
     """
 
-    ca: Sequence[Path]
+    ca: Sequence[Path] = ()
     tsa: Sequence[Path] = ()
+    signing_authority: Sequence[Path] = ()
     identities: Sequence[str] = ("*",)
     level: str = "strict"
     override: dict[str, str] = field(default_factory=dict)
@@ -49,8 +51,13 @@ class Trust:
         """The same with some attributes changed."""
         return replace(self, **changes)
 
+    def stores(self) -> dict[str, Sequence[Path]]:
+        """PEM files by type of trust store; each store is called `interop`."""
+        every = {"ca": self.ca, "tsa": self.tsa, "signingAuthority": self.signing_authority}
+        return {store: files for store, files in every.items() if files}
+
     def policy(self) -> dict[str, Any]:
-        """The trust policy document, over stores `ca:interop` and `tsa:interop`."""
+        """The trust policy document over these stores."""
         verification: dict[str, Any] = {"level": self.level}
         if self.override:
             verification["override"] = self.override
@@ -62,7 +69,7 @@ class Trust:
             "signatureVerification": verification,
         }
         if self.level != "skip":
-            statement["trustStores"] = ["ca:interop", *(["tsa:interop"] if self.tsa else [])]
+            statement["trustStores"] = [f"{store}:interop" for store in self.stores()]
             statement["trustedIdentities"] = list(self.identities)
         return {"version": "1.0", "trustPolicies": [statement]}
 
@@ -150,7 +157,7 @@ class Notation:
         """Judge an image of a registry that speaks plain HTTP."""
         home = self._home()
         (home / "notation" / "trustpolicy.json").write_text(json.dumps(trust.policy()))
-        for store, files in (("ca", trust.ca), ("tsa", trust.tsa)):
+        for store, files in trust.stores().items():
             place = home / "notation" / "truststore" / "x509" / store / "interop"
             place.mkdir(parents=True)
             for number, file in enumerate(files):

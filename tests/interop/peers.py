@@ -2,8 +2,8 @@
 
 Rules:
 - A program is named by its environment variable (`COUNTERSIGN_NOTATION=/path`), else taken from `.peers/bin`
-  (`make peers` fills it), else from the PATH. A variable that names nothing runnable is an error of the person who set it,
-  so it fails; a program that is nowhere is a skip with the reason.
+  (`make peers` fills it), else from the PATH. A variable that names nothing runnable is a mistake of the person who set
+  it, so it fails; a program that is nowhere is a skip with the reason.
 - Servers listen on 127.0.0.1 only, keep what they store in the test's temporary folder and end with the fixture.
 - Every call has a time limit, and its words are in the failure when it fails.
 
@@ -26,9 +26,8 @@ import pytest
 
 CLONE = Path(__file__).resolve().parents[2]
 NOT_INSTALLABLE = frozenset({"zot"})  # tests/interop/README.md says why
-CALL_SECONDS = (
-    60.0  # one call of a peer; the slowest measured, a time-stamped signature, takes 0.3 s on an idle machine
-)
+CALL_SECONDS = 60.0  # one call; the slowest, making an RSA-4096 key, takes some seconds on a busy machine
+Command = Sequence[str | Path]
 START_SECONDS = 30.0  # a server's first words
 STOP_SECONDS = 5.0
 
@@ -70,7 +69,7 @@ def find(name: str) -> Path:
 
 
 def run(
-    command: Sequence[str | Path],
+    command: Command,
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
@@ -99,7 +98,7 @@ def run(
 
 
 def must(
-    command: Sequence[str | Path],
+    command: Command,
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
@@ -117,9 +116,7 @@ def must(
 
 
 @contextlib.contextmanager
-def serving(
-    command: Sequence[str | Path], *, address: re.Pattern[str], env: Mapping[str, str] | None = None
-) -> Iterator[str]:
+def serving(command: Command, *, address: re.Pattern[str], env: Mapping[str, str] | None = None) -> Iterator[str]:
     """Run a server for the time of a `with` block and give the address it says it listens on.
 
     The server chooses a free port itself, so two test runs never race for one.

@@ -202,11 +202,13 @@ class Registry:
         kind: `zot`, `docker-registry` or `ggcr-registry`.
         address: `host:port`, plain HTTP.
         has_referrers_api: whether it serves OCI 1.1's referrers API; else signatures are found by the tag schema.
+        lists_artifact_types: whether that API names a manifest's artifactType as it must.
     """
 
     kind: str
     address: str
     has_referrers_api: bool
+    lists_artifact_types: bool = True
 
     def repository(self, name: str) -> Repository:
         return Repository(self.address, name)
@@ -226,16 +228,16 @@ def docker_registry(folder: Path) -> Iterator[Registry]:
             }
         )
     )
-    command = [peers.find("docker-registry"), "serve", configuration]
+    command: peers.Command = [peers.find("docker-registry"), "serve", configuration]
     with peers.serving(command, address=re.compile(r"listening on (127\.0\.0\.1:\d+)")) as address:
         yield Registry("docker-registry", address, has_referrers_api=False)
 
 
 @contextlib.contextmanager
 def ggcr_registry(folder: Path) -> Iterator[Registry]:
-    """go-containerregistry's registry: a referrers API that filters nothing, all in memory."""
+    """go-containerregistry's registry: a referrers API that filters nothing and always lists the config's media type."""
     with peers.serving([peers.find("ggcr-registry")], address=re.compile(r"^(127\.0\.0\.1:\d+)$")) as address:
-        yield Registry("ggcr-registry", address, has_referrers_api=True)
+        yield Registry("ggcr-registry", address, has_referrers_api=True, lists_artifact_types=False)
 
 
 @contextlib.contextmanager
@@ -252,7 +254,7 @@ def zot(folder: Path) -> Iterator[Registry]:
             }
         )
     )
-    command = [peers.find("zot"), "serve", configuration]
+    command: peers.Command = [peers.find("zot"), "serve", configuration]
     chosen = re.compile(r'(?=.*kernel chosen port).*"port":\s*(\d+)')
     with peers.serving(command, address=chosen) as port:
         yield Registry("zot", f"127.0.0.1:{port}", has_referrers_api=True)

@@ -1,4 +1,4 @@
-"""Signatures made in an OCI layout on disk, and copied with the real `oras` to a registry with everything that hangs on."""
+"""Signatures made in an OCI layout on disk and copied to a registry, and other referrers, with the real `oras`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,14 @@ def test_an_image_signed_on_disk_and_copied_with_its_referrers_verifies(
 ) -> None:
     folder, digest = layout
     notation.sign(f"{folder}@{digest}", signer, envelope=envelope, layout=True)
-    copy = [peers.find("oras"), "copy", "--recursive", "--from-oci-layout", "--to-plain-http", f"{folder}:v1"]
+    copy: peers.Command = [
+        peers.find("oras"),
+        "copy",
+        "--recursive",
+        "--from-oci-layout",
+        "--to-plain-http",
+        f"{folder}:v1",
+    ]
     peers.must([*copy, repository.at("v1")])
     assert_verified(judge.verify(repository.at("v1"), trust))
     assert_verified(judge.verify(repository.at(digest), trust))
@@ -68,7 +75,7 @@ def test_a_signed_image_among_other_referrers_verifies(
     """An SBOM hangs on the image too, as `oras attach` hangs it there."""
     digest = repository.push_image("with sbom")
     (tmp_path / "sbom.json").write_bytes(encode({"spdxVersion": "SPDX-2.3"}))
-    attach = [peers.find("oras"), "attach", "--plain-http", "--artifact-type", "application/spdx+json"]
+    attach: peers.Command = [peers.find("oras"), "attach", "--plain-http", "--artifact-type", "application/spdx+json"]
     peers.must([*attach, repository.at(digest), "sbom.json:application/spdx+json"], cwd=tmp_path)
     assert_refused(judge.verify(repository.at(digest), trust), "UNSIGNED")
     notation.sign(repository.at(digest), signer)

@@ -1,7 +1,7 @@
 """What the real `notation` signs is admitted where it should be and refused where it should be.
 
-Every test asks two judges, `notation verify` and Countersign: a test of which the reference says otherwise than it claims
-is a wrong test.
+Every test asks two judges, `notation verify` and Countersign: where the reference says otherwise than a test claims,
+the test is wrong.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def test_the_signature_is_found_however_notation_stored_it(
     assert_verified(judge.verify(repository.at(digest), trust))
 
 
-def test_a_signed_index_of_several_architectures_verifies(
+def test_n32_a_signed_index_of_several_architectures_verifies_and_its_parts_are_unsigned(
     repository: Repository, notation: Notation, signer: Identity, trust: Trust, judge: Judge
 ) -> None:
     images = {architecture: repository.push_image(architecture) for architecture in ("amd64", "arm64")}
@@ -50,7 +50,7 @@ def test_a_signed_index_of_several_architectures_verifies(
     assert_refused(judge.verify(repository.at(images["amd64"]), trust), "UNSIGNED")
 
 
-def test_a_tag_moved_to_an_unsigned_image_is_refused_and_the_old_digest_still_verifies(
+def test_n27_a_tag_moved_to_an_unsigned_image_is_refused_and_the_old_digest_still_verifies(
     app: Repository, notation: Notation, signer: Identity, trust: Trust, judge: Judge
 ) -> None:
     signed = app.push_image("first", "v1")
@@ -65,21 +65,9 @@ def test_a_tag_moved_to_an_unsigned_image_is_refused_and_the_old_digest_still_ve
 def test_every_key_type_of_the_specification_verifies(
     app: Repository, notation: Notation, pki: Authority, trust: Trust, key_type: str, envelope: str, judge: Judge
 ) -> None:
-    identity = _once(pki, f"signer-{key_type}", key_type)
     digest = app.push_image(key_type)
-    notation.sign(app.at(digest), identity, envelope=envelope)
+    notation.sign(app.at(digest), pki.once(key_type), envelope=envelope)
     assert_verified(judge.verify(app.at(digest), trust))
-
-
-def _once(pki: Authority, name: str, key_type: str) -> Identity:
-    """An RSA-4096 key takes a second to make, and each is used several times."""
-    made = _issued.get((pki.folder, name))
-    if made is None:
-        made = _issued[pki.folder, name] = pki.issue(name, key_type=key_type)
-    return made
-
-
-_issued: dict[tuple[Path, str], Identity] = {}
 
 
 def test_a_self_signed_certificate_verifies_when_it_is_trusted_itself(
@@ -141,7 +129,7 @@ def test_a_good_signature_is_found_beside_a_strangers(
         ("x509.subject: C=US, ST=WA, O=Countersign", False),
     ],
 )
-def test_only_a_trusted_identity_is_admitted(
+def test_n45_only_a_trusted_identity_is_admitted(
     app: Repository, notation: Notation, signer: Identity, trust: Trust, identity: str, admitted: bool, judge: Judge
 ) -> None:
     digest = app.push_image("identity")

@@ -118,14 +118,14 @@ def test_a_truncated_envelope_is_refused(signed: Signed, trust: Trust, kept: int
     assert_refused(judge.verify(signed.clean.at(signed.image), trust), *ALTERED)
 
 
-def test_a_signature_of_another_image_is_refused(signed: Signed, trust: Trust, judge: Judge) -> None:
-    """N-class attack: the signature is good, the image is another."""
+def test_n28_a_signature_of_another_image_is_refused(signed: Signed, trust: Trust, judge: Judge) -> None:
+    """The signature is good, the image is another."""
     other = signed.clean.push_image("never signed")
     signed.clean.attach(other, signed.manifest, signed.envelope)
     assert_refused(judge.verify(signed.clean.at(other), trust), "PAYLOAD_MISMATCH")
 
 
-def test_a_tag_schema_that_lists_another_images_signature_is_refused(
+def test_n38_a_tag_schema_that_lists_another_images_signature_is_refused(
     app: Repository, notation: Notation, signer: Identity, trust: Trust, judge: Judge
 ) -> None:
     """The attacker needs no signature manifest of his own: he lists the one that is there beneath another image."""
@@ -164,7 +164,7 @@ def test_a_signature_manifest_with_two_envelopes_is_refused(signed: Signed, trus
 def test_a_broken_signature_does_not_hide_a_good_one(
     app: Repository, notation: Notation, signer: Identity, trust: Trust, countersign: Countersign
 ) -> None:
-    """Only ours: notation stops at the first signature that it cannot read, which lets an attacker stop a deployment."""
+    """Only ours: notation stops at the first signature that it cannot read, so an attacker can stop a deployment."""
     digest = app.push_image("hidden")
     notation.sign(app.at(digest), signer)
     [signature] = app.signatures(digest)

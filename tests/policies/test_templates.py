@@ -127,7 +127,7 @@ def test_a_long_cause_is_cut_so_that_the_audit_keeps_the_trace(image: str, lengt
     answer = ExternalData([(image, {"isSuccess": False, "code": "UNSIGNED", "traceID": trace, "verifierReports": [
         {"isSuccess": False, "errorReason": cause}]})], [], 200, "")  # fmt: skip
     (message,) = TEMPLATE.violations({"object": _manifest({"images": [image]})}, answer)
-    head, tail = f"Subject failed verification: {image}: UNSIGNED", f" (trace-id: {trace})"
+    head, tail = f"Subject failed verification: {image}: UNSIGNED", f" (trace-id {trace})"
     assert message.startswith(head)
     assert message.endswith(tail)
     reason = message.removeprefix(f"Subject failed verification: {image}: ").removesuffix(tail)

@@ -1,16 +1,14 @@
 """Runs one case of a vector folder through the product's own code and compares the verdict.
 
 Rules: a case names its files relative to its folder; nothing is fetched (the case's `http` map is the whole network);
-the clock is fixed. What is compared is the verdict and, where the case names one, the check that failed - never the words.
+the clock is fixed. What is compared is the verdict and, where the case names one, the check that failed; never words.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-import urllib.parse
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any, TypeVar
 from provider.errors import ConfigurationError, CountersignError, Refused
 from provider.executor import Executor, Scope, Snapshot
 from provider.interfaces import KeyMaterial
-from provider.key_management.directory import load_trust_store_directory
+from provider.key_management.directory import read_trust_store
 from provider.notation.certificates import (
     Certificate,
     check_code_signing_chain,
@@ -27,9 +25,10 @@ from provider.notation.certificates import (
     parse_certificates,
 )
 from provider.notation.envelope import open_envelope
-from provider.notation.revocation import Answer, FetchFailure, OcspQuery, Purpose, Query, check_chain
+from provider.notation.ocsp import OcspQuery
+from provider.notation.revocation import Answer, Fetch, FetchFailure, Inquiry, Keep, Purpose, check_chain
 from provider.notation.timestamp import verify_timestamp
-from provider.notation.trust_policy import StoreType, TrustPolicyDocument
+from provider.notation.trust_policy import Level, StoreType, TrustPolicyDocument
 from provider.notation.verification import Outcome, verify
 from provider.oci import Descriptor
 from provider.policy import ConfigPolicy, Rule
@@ -70,24 +69,21 @@ def load_cases(folder: Path) -> list[Case]:
     return [Case(folder, data) for data in json.loads((folder / "cases.json").read_text())]
 
 
-def drive(case: Case, generator: Generator[tuple[Query, ...], Mapping[Query, Answer], T]) -> T:
+def drive(case: Case, generator: Inquiry[T]) -> T:
     """Run a generator of the core on the case's own network."""
     try:
         queries = next(generator)
         while True:
-            queries = generator.send({query: _answer(case, query) for query in queries})
+            answers = {query: _answer(case, query) for query in queries if not isinstance(query, Keep)}
+            queries = generator.send(answers)
     except StopIteration as finished:
         return finished.value  # type: ignore[no-any-return]
 
 
-def _answer(case: Case, query: Query) -> Answer:
+def _answer(case: Case, query: Fetch) -> Answer:
     network: Mapping[str, str] = case.data.get("http") or {}
-    urls = [query.url]
-    if isinstance(query, OcspQuery):
-        encoded = base64.b64encode(query.request_der).decode()
-        urls.append(f"{query.url.rstrip('/')}/{urllib.parse.quote(encoded, safe='')}")
-    for url in urls:
-        source = network.get(url)
+    for url in (query.url, query.get_url if isinstance(query, OcspQuery) else None):
+        source = network.get(url or "")
         if source is not None and source != "timeout" and not source.startswith("status:"):
             return case.read(source)
         if source is not None:
@@ -102,7 +98,9 @@ def trust_stores(case: Case, document: TrustPolicyDocument) -> dict[tuple[StoreT
     for statement in document.statements:
         for store_type, name in statement.trust_stores:
             try:
-                stores[store_type, name] = load_trust_store_directory(root / store_type.value / name, store_type)
+                stores[store_type, name] = read_trust_store(
+                    root / store_type.value / name, timestamping=store_type is StoreType.TSA
+                )
             except ConfigurationError:
                 continue
     return stores
@@ -147,9 +145,11 @@ def _policy_verdict(case: Case) -> tuple[str, str | None]:
 def _judge_integrity(case: Case) -> None:
     try:
         envelope = open_envelope(case.read(case.data["sig"]), case.data["mediaType"])
-    except Refused as error:
-        plugin = "then reject" in case.expected and error.code == "CRITICAL_ATTRIBUTE_UNKNOWN"
-        assert plugin or case.expected.startswith("reject"), error
+    except Refused as refusal:
+        code = refusal.code
+        assert case.expected.startswith("reject") or (
+            "then reject" in case.expected and code == "CRITICAL_ATTRIBUTE_UNKNOWN"
+        )
         return
     assert case.expected == "integrity-ok"
     info = case.data.get("info") or {}
@@ -162,12 +162,14 @@ def _judge_integrity(case: Case) -> None:
 
 
 def _time(text: str) -> datetime | None:
-    return None if text.startswith("0001-") else datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return None if text.startswith("0001-") else datetime.fromisoformat(text)
 
 
 def _outcome(case: Case) -> Outcome:
     document = TrustPolicyDocument.parse(json.dumps(case.data["policy"]).encode())
     statement = document.select(case.data["ref"].rpartition("@")[0])
+    if statement.level is Level.SKIP:
+        return Outcome(())
     generator = verify(
         case.read(case.data.get("file") or case.data["sig"]),
         case.data["mediaType"],
@@ -182,13 +184,12 @@ def _outcome(case: Case) -> Outcome:
 
 def _judge_verify(case: Case) -> None:
     expected = case.expected
-    if expected == "policy-invalid":
-        try:
-            _outcome(case)
-        except ConfigurationError:
-            return
-        raise AssertionError("the trust policy was accepted")
-    outcome = _outcome(case)
+    try:
+        outcome = _outcome(case)
+    except ConfigurationError:
+        assert expected in ("policy-invalid", "either")
+        return
+    assert expected != "policy-invalid", "the trust policy was accepted"
     failure = outcome.failure
     if expected.casefold().startswith("accept"):
         assert failure is None, failure
@@ -231,8 +232,8 @@ def _judge_token(case: Case) -> None:
 def _expect(case: Case, judge: Callable[[], object]) -> None:
     try:
         judge()
-    except (Refused, ConfigurationError) as error:
-        assert case.expected.startswith("reject"), error
+    except (Refused, ConfigurationError):
+        assert case.expected.startswith("reject")
     else:
         assert case.expected.startswith("accept")
 
@@ -240,7 +241,7 @@ def _expect(case: Case, judge: Callable[[], object]) -> None:
 def _judge_trust_store(case: Case) -> None:
     folder = case.folder / case.data["trustRoot"] / "truststore" / "x509" / case.data["storeType"] / case.data["store"]
     try:
-        certificates = load_trust_store_directory(folder, StoreType(case.data["storeType"]))
+        certificates = read_trust_store(folder, timestamping=case.data["storeType"] == "tsa")
     except ConfigurationError:
         assert case.expected == "error"
     else:
@@ -270,7 +271,7 @@ class _CaseNetwork:
     def __init__(self, case: Case) -> None:
         self._case = case
 
-    async def run(self, generator: Generator[tuple[Query, ...], Mapping[Query, Answer], T]) -> T:
+    async def run(self, generator: Inquiry[T]) -> T:
         return drive(self._case, generator)
 
 
@@ -287,7 +288,7 @@ async def judge_layout(case: Case) -> None:
         revocation=_CaseNetwork(case),  # type: ignore[arg-type]
         max_attempts=case.data.get("max") or DEFAULT_ATTEMPTS,
     )
-    store = OciLayoutStore(name="layout", path=case.folder / (case.data.get("layout") or case.data["chain"]))
+    store = OciLayoutStore("layout", case.folder / (case.data.get("layout") or case.data["chain"]))
     executor = Executor(clock=lambda: AT)
     executor.use(Snapshot(1, {"": Scope((store,), (verifier,), ConfigPolicy({ARTIFACT_TYPE: Rule.ANY}))}))
     verdict = (await executor.verify(case.data["ref"])).verdict

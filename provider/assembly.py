@@ -18,12 +18,11 @@ What does not belong here: reading resources (configuration/), deciding (executo
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import structlog
 
@@ -31,8 +30,8 @@ from provider.cache import ByteBoundedCache
 from provider.configuration.key_providers import InlineParameters
 from provider.configuration.policies import ConfigPolicyParameters
 from provider.configuration.resources import Component, Resource, ResourceSet
+from provider.configuration.sections import join
 from provider.configuration.stores import (
-    CredentialParameters,
     DockerConfigParameters,
     OciLayoutParameters,
     OrasParameters,
@@ -52,9 +51,11 @@ from provider.stores.oci_layout import OciLayoutStore
 from provider.stores.oras import MAX_KEPT_BYTES, ObjectCache, OrasStore
 from provider.stores.profile import OrasStoreSettings, RegistryProfile
 from provider.verifiers.notation import NotationVerifier
-from provider.verifiers.revocation_fetcher import RevocationFetcher
+from provider.verifiers.revocation_fetcher import RevocationFetcher, RevocationSettings
 
 GRACE_SECONDS: Final = 60.0  # twice what the executor gives one verification in the background
+LOAD_SECONDS: Final = 10.0  # how long a key service may hold up a new configuration
+RETRY_SECONDS: Final = 30.0  # until a key provider that failed is asked again
 FOLDER_REFRESH_SECONDS: Final = 60.0  # how often folders of certificates are read again, as quick as kubelet swaps them
 
 _log = structlog.get_logger(__name__)
@@ -114,15 +115,16 @@ class Assembler:
         self._load_seconds = load_seconds
         self._retry_seconds = retry_seconds
         self._generation = 0
-        self._parts: dict[Hashable, _Part] = {}
-        self._tasks: dict[asyncio.Task[None], tuple[_Part, ...]] = {}  # parts that wait for their end, by who waits
+        self._parts: dict[_Key, _Part] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
         self._turn = asyncio.Lock()
 
     @property
     def key_providers(self) -> Mapping[str, KeyManagementProvider]:
         """The key providers in use, by label of their resource: for status and metrics."""
         return {
-            key: part.live for key, part in self._parts.items() if isinstance(key, str) and part.refresh is not None
+            str(name): part.live for (what, name), part in self._parts.items() if what == Component.KEY_PROVIDER.value
         }
 
     async def apply(self, resources: ResourceSet) -> Snapshot:
@@ -146,12 +148,12 @@ class Assembler:
                 await _close(attempt.new)
                 raise
             self._generation += 1
-            retired = tuple(part for part in self._parts.values() if not attempt.keeps(part))
+            retired = attempt.retired()
             self._parts = attempt.parts
             snapshot = Snapshot(self._generation, scopes)
             self._publish(snapshot)
             for part in attempt.new:
-                part.keep_fresh(self._retry_seconds)
+                part.start(self._retry_seconds)
             self._retire(retired)
             _log.info(
                 "configuration in use",
@@ -164,21 +166,353 @@ class Assembler:
     async def aclose(self) -> None:
         """Close everything at once, what waits for its end too. What is under way fails."""
         async with self._turn:
-            waiting, parts = tuple(self._tasks), tuple(self._parts.values())
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-            self._parts = {}
-            await _close((*parts, *(part for task in waiting for part in self._tasks.pop(task, ()))))
+            self._closing.set()
+            await asyncio.gather(*self._retiring)
+            parts, self._parts = self._parts, {}
+            await _close(parts.values())
 
-    def _retire(self, parts: tuple[_Part, ...]) -> None:
+    def _retire(self, parts: Collection[_Part]) -> None:
         if parts:
             task = asyncio.create_task(self._close_later(parts))
-            self._tasks[task] = parts
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
 
-    async def _close_later(self, parts: tuple[_Part, ...]) -> None:
-        await asyncio.sleep(self._grace_seconds)
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine that runs is a task's
-        del self._tasks[task]  # from here on the end is this task's own affair
+    async def _close_later(self, parts: Collection[_Part]) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_seconds):
+                await self._closing.wait()
         await _close(parts)
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+_Key = tuple[str, object]  # what a part is, and which of them
+
+
+class _Part:
+    """A live object of a snapshot.
+
+    Args:
+        live: the object.
+        recipe: what it was made of; while that is equal the object stays.
+        refresh_seconds: how often a key provider is loaded again; None for never.
+    """
+
+    def __init__(self, live: Any, recipe: object, refresh_seconds: float | None = None) -> None:
+        self.live = live
+        self.recipe = recipe
+        self._refresh_seconds = refresh_seconds
+        self._loaded = True
+        self._task: asyncio.Task[None] | None = None
+
+    async def load(self, seconds: float) -> None:
+        """Load a key provider for the first time; one that cannot be reached now is tried again later.
+
+        Raises:
+            ConfigurationError: what it is to load is wrong.
+        """
+        self._loaded = False
+        try:
+            async with asyncio.timeout(seconds):
+                await self.live.refresh()
+            self._loaded = True
+        except (Undecided, TimeoutError) as error:
+            reason = str(error) or f"it took longer than {seconds:g} s"
+            _log.warning("key provider not loaded", provider=self.live.name, reason=reason)
+
+    def start(self, retry_seconds: float) -> None:
+        """Keep a key provider fresh from now on."""
+        if self._refresh_seconds is not None or not self._loaded:
+            self._task = asyncio.create_task(self._keep_fresh(retry_seconds))
+
+    async def _keep_fresh(self, retry_seconds: float) -> None:
+        while self._refresh_seconds is not None or not self._loaded:
+            interval = self._refresh_seconds or retry_seconds
+            await asyncio.sleep(interval if self._loaded else min(interval, retry_seconds))
+            try:
+                await self.live.refresh()
+                self._loaded = True
+            except CountersignError as error:
+                self._loaded = False
+                _log.warning("key provider not refreshed", provider=self.live.name, reason=str(error))
+            except Exception:  # noqa: BLE001 - a fault of one provider must not end its refreshing for good
+                self._loaded = False
+                _log.exception("key provider failed unexpectedly", provider=self.live.name)
+
+    async def aclose(self) -> None:
+        """End it; what goes wrong is told, so that it keeps no other part from its end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            if hasattr(self.live, "aclose"):
+                await self.live.aclose()
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("not closed cleanly", part=type(self.live).__name__)
+
+
+async def _close(parts: Iterable[_Part]) -> None:
+    for part in reversed(tuple(parts)):  # what uses others was made after them
+        await part.aclose()
+
+
+class _Loading(NamedTuple):
+    """How a key provider is loaded: whom to blame when it cannot be, and how often again, None for never."""
+
+    resource: Resource
+    path: str
+    refresh_seconds: float | None
+
+
+class _Attempt:
+    """One attempt to build a configuration, on the parts of the one in use.
+
+    Attributes:
+        resources: the configuration.
+        environment: what objects need beyond their resource.
+        key_providers: what was built so far, by label of the resource.
+        parts: everything that the new snapshot will use.
+        new: those of `parts` that were made for it.
+    """
+
+    def __init__(self, resources: ResourceSet, environment: Environment, earlier: Mapping[_Key, _Part]) -> None:
+        self.resources = resources
+        self.environment = environment
+        self.key_providers: dict[str, KeyManagementProvider] = {}
+        self.parts: dict[_Key, _Part] = {}
+        self.new: list[_Part] = []
+        self._earlier = earlier
+        self._stores: dict[str, Store] = {}
+        self._verifiers: dict[str, Verifier] = {}
+        self._policies: dict[str, PolicyEnforcer] = {}
+        self._to_load: list[tuple[_Part, _Loading]] = []
+        self._faults: list[Fault] = []
+
+    def take(self, key: _Key, recipe: object, make: Callable[[], T], *, load: _Loading | None = None) -> T:
+        """An object of the configuration in use, or a new one.
+
+        Args:
+            key: what it is, and which.
+            recipe: what it is made of.
+            make: makes it.
+            load: for a key provider that has to be loaded.
+        """
+        part = self.parts.get(key) or self._earlier.get(key)
+        if part is None or part.recipe != recipe:
+            part = _Part(make(), recipe, load.refresh_seconds if load else None)
+            self.new.append(part)
+            if load:
+                self._to_load.append((part, load))
+        self.parts[key] = part
+        live: T = part.live
+        return live
+
+    def retired(self) -> tuple[_Part, ...]:
+        """The earlier parts that the new snapshot does without."""
+        kept = {id(part) for part in self.parts.values()}
+        return tuple(part for part in self._earlier.values() if id(part) not in kept)
+
+    def fault(self, resource: Resource, path: str, message: str) -> None:
+        """Note what is wrong."""
+        self._faults.append(Fault(resource.source, resource.label, path, message))
+
+    async def build(self, load_seconds: float) -> None:
+        """Make everything.
+
+        Raises:
+            ConfigurationError: CONFIG_INVALID, with every fault.
+        """
+        self._each(self.resources.stores, STORES, self._stores)
+        self._each(self.resources.key_providers, KEY_PROVIDERS, self.key_providers)
+        self._each(self.resources.verifiers, VERIFIERS, self._verifiers)
+        self._each(self.resources.policies, POLICIES, self._policies)
+        await asyncio.gather(*(self._load(part, loading, load_seconds) for part, loading in self._to_load))
+        if self._faults:
+            more = f" (and {len(self._faults) - 1} more)" if len(self._faults) > 1 else ""
+            raise ConfigurationError("CONFIG_INVALID", f"{self._faults[0]}{more}", faults=self._faults)
+
+    def scopes(self) -> dict[str, Scope]:
+        """The scopes that have all they need, the cluster's under the empty name."""
+        scopes = {}
+        for namespace in ("", *self.resources.namespaces):
+            stores, verifiers, policies = (
+                self.resources.in_scope(those, namespace)
+                for those in (self.resources.stores, self.resources.verifiers, self.resources.policies)
+            )
+            if stores and verifiers and policies:
+                scopes[namespace] = Scope(
+                    tuple(self._stores[store.label] for store in stores),
+                    tuple(self._verifiers[verifier.label] for verifier in verifiers),
+                    self._policies[policies[0].label],  # there is one name a Policy may have
+                )
+        return scopes
+
+    def _each(self, resources: Iterable[Resource], makers: Mapping[str, Callable[..., T]], made: dict[str, T]) -> None:
+        for resource in resources:
+            try:
+                made[resource.label] = makers[resource.type](self, resource, resource.parameters)
+            except ConfigurationError as error:
+                self.fault(resource, "spec.parameters", error.detail)
+            except ValueError as error:  # settings refuse illegal values; whatever the models let through is no crash
+                self.fault(resource, "spec.parameters", str(error))
+
+    async def _load(self, part: _Part, loading: _Loading, seconds: float) -> None:
+        try:
+            await part.load(seconds)
+        except ConfigurationError as error:
+            for problem in error.faults or (error.detail,):
+                self.fault(loading.resource, loading.path, str(problem))
+
+
+# -- stores -----------------------------------------------------------------------------------------------------------
+
+
+def _oras(attempt: _Attempt, resource: Resource, parameters: OrasParameters) -> Store:
+    settings = {
+        "max_referrers": parameters.max_referrers,
+        "timeout_seconds": parameters.timeout_seconds,
+        "max_connections_per_host": parameters.max_connections_per_host,
+    }
+    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    auth = parameters.auth_provider or DockerConfigParameters(name="dockerConfig")
+    environment = attempt.environment
+
+    def make() -> OrasStore:
+        return OrasStore(
+            resource.name,
+            OrasStoreSettings(
+                plain_http=parameters.use_http, profiles=tuple(map(_profile, parameters.registries)), **given
+            ),
+            credentials=credentials,
+            proxies=environment.proxies,
+            objects=environment.objects,
+        )
+
+    credentials = attempt.take(("credentials", auth), auth, lambda: CREDENTIALS[auth.name](attempt, auth))
+    return attempt.take((Component.STORE.value, resource.label), parameters, make)
+
+
+def _profile(registry: RegistryParameters) -> RegistryProfile:
+    return RegistryProfile(
+        host=registry.host,
+        plain_http=registry.plain_http,
+        ca_bundle=(registry.ca_bundle or "").encode(),
+        ca_file=registry.ca_file,
+        client_certificate=registry.client_cert_file,
+        client_key=registry.client_key_file,
+        token_hosts=frozenset(registry.token_hosts),
+        redirect_hosts=frozenset(registry.redirect_hosts),
+    )
+
+
+def _oci_layout(attempt: _Attempt, resource: Resource, parameters: OciLayoutParameters) -> Store:
+    return attempt.take(
+        (Component.STORE.value, resource.label),
+        parameters,
+        lambda: OciLayoutStore(resource.name, parameters.path),
+    )
+
+
+def _docker_config(attempt: _Attempt, parameters: DockerConfigParameters) -> CredentialProvider | None:
+    path = parameters.config_path or attempt.environment.docker_config
+    return None if path is None else DockerConfigCredentials(path, required=parameters.config_path is not None)
+
+
+# -- key providers, verifiers, policies -------------------------------------------------------------------------------
+
+
+def _inline(attempt: _Attempt, resource: Resource, parameters: InlineParameters) -> KeyManagementProvider:
+    return attempt.take(
+        (Component.KEY_PROVIDER.value, resource.label),
+        (resource.type, parameters, resource.refresh_seconds),
+        lambda: InlineKeyManagementProvider(
+            resource.reference, content_type=parameters.content_type, value=parameters.value
+        ),
+    )
+
+
+def _notation(attempt: _Attempt, resource: Resource, parameters: NotationParameters) -> Verifier:
+    return NotationVerifier(
+        name=resource.name,
+        artifact_types=resource.artifact_types,
+        document=parameters.trust_policy_doc,
+        trust_stores=_trust_stores(attempt, resource, parameters),
+        revocation=attempt.take(
+            ("revocation", parameters.revocation),
+            parameters.revocation,
+            lambda: _revocation_fetcher(attempt, parameters.revocation),
+        ),
+        max_attempts=parameters.max_signature_attempts,
+        user_metadata=parameters.user_metadata,
+    )
+
+
+def _trust_stores(
+    attempt: _Attempt, resource: Resource, parameters: NotationParameters
+) -> dict[tuple[StoreType, str], tuple[KeyManagementProvider, ...]]:
+    """The key sources behind each trust store: the key providers it names, or folders for every one of the policy."""
+    stores = {}
+    for store, entry in parameters.verification_cert_stores.items():
+        sources = []
+        for reference in dict.fromkeys(entry.references):
+            provider = attempt.resources.find_key_provider(reference, resource.namespace)
+            if provider is None:  # a trust store with fewer sources than written is another trust store
+                path = join("spec.parameters.verificationCertStores", entry.path)
+                attempt.fault(resource, path, f"there is no key provider {reference}")
+            elif provider.label in attempt.key_providers:  # else a fault already
+                sources.append(attempt.key_providers[provider.label])
+        stores[store] = tuple(sources)
+    if not stores:
+        named = {store for statement in parameters.trust_policy_doc.statements for store in statement.trust_stores}
+        for store in named:
+            stores[store] = tuple(
+                _folder(attempt, resource, index, path, timestamping=store[0] is StoreType.TSA)
+                for index, path in enumerate(parameters.verification_certs)
+            )
+    return stores
+
+
+def _folder(
+    attempt: _Attempt, resource: Resource, index: int, path: Path, *, timestamping: bool
+) -> KeyManagementProvider:
+    return attempt.take(
+        ("folder", (path, timestamping)),
+        None,
+        lambda: DirectoryKeyManagementProvider(str(path), path, timestamping=timestamping),
+        load=_Loading(resource, f"spec.parameters.verificationCerts[{index}]", FOLDER_REFRESH_SECONDS),
+    )
+
+
+def _revocation_fetcher(attempt: _Attempt, parameters: RevocationParameters) -> RevocationFetcher:
+    return RevocationFetcher(
+        RevocationSettings(
+            allow_private_addresses=parameters.allow_private_addresses,
+            allowed_hosts=frozenset(parameters.allowed_hosts),
+        ),
+        attempt.environment.proxies,
+    )
+
+
+def _config_policy(_attempt: _Attempt, _resource: Resource, parameters: ConfigPolicyParameters) -> PolicyEnforcer:
+    rules = {kind: Rule(rule) for kind, rule in parameters.rules.items()}
+    return ConfigPolicy(rules, Rule(parameters.default))
+
+
+# -- the tables: what a type is ---------------------------------------------------------------------------------------
+
+STORES: Final[Mapping[str, Callable[[_Attempt, Resource, Any], Store]]] = {
+    "oras": _oras,
+    "oci-layout": _oci_layout,
+}
+CREDENTIALS: Final[Mapping[str, Callable[[_Attempt, Any], CredentialProvider | None]]] = {
+    "dockerConfig": _docker_config,
+}
+KEY_PROVIDERS: Final[Mapping[str, Callable[[_Attempt, Resource, Any], KeyManagementProvider]]] = {
+    "inline": _inline,
+}
+VERIFIERS: Final[Mapping[str, Callable[[_Attempt, Resource, Any], Verifier]]] = {
+    "notation": _notation,
+}
+POLICIES: Final[Mapping[str, Callable[[_Attempt, Resource, Any], PolicyEnforcer]]] = {
+    "config-policy": _config_policy,
+}

@@ -223,6 +223,11 @@ class Executor:
         _, subject = await self._resolve(scope, reference)
         return str(reference.at_digest(subject.digest))
 
+    async def aclose(self) -> None:
+        """End whatever is under way; who waits for it gets Undecided."""
+        await self._key_flights.aclose()
+        await self._subject_flights.aclose()
+
     def _require_snapshot(self) -> Snapshot:
         if self._snapshot is None:
             raise Undecided("NOT_READY", "no good configuration is loaded")

@@ -54,7 +54,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "COUNTERSIGN", "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
     epilog="Documentation: docs/getting-started.md, docs/operations.md, docs/errors.md.",
 )
 @click.version_option(__version__, prog_name="countersign", message="%(prog)s %(version)s")

@@ -5,7 +5,8 @@ Rules: foreign text is data, never markup, and never more than one line. Words c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +17,14 @@ from provider.errors import CountersignError, printable
 from provider.executor import RenderedVerdict
 from provider.reports import VerifierReport
 
-_STYLES = {"verified": "green", "refused": "red", "undecided": "yellow", "ok": "green", "failed": "red", "logged": "yellow"}
+_STYLES = {
+    "verified": "green",
+    "refused": "red",
+    "undecided": "yellow",
+    "ok": "green",
+    "failed": "red",
+    "logged": "yellow",
+}
 
 
 def line(*parts: str) -> Text:
@@ -63,7 +71,12 @@ def _add_report(tree: Tree, report: VerifierReport) -> None:
     if report.name:
         branch.add(line("verifier", report.name))
     facts = report.extensions
-    for label, key in (("signer", "SN"), ("issuer", "Issuer"), ("certificate ends", "notAfter"), ("time-stamp", "timestamp")):
+    for label, key in (
+        ("signer", "SN"),
+        ("issuer", "Issuer"),
+        ("certificate ends", "notAfter"),
+        ("time-stamp", "timestamp"),
+    ):
         if facts.get(key):
             branch.add(line(label, str(facts[key])))
     if facts.get("trustPolicy"):
@@ -85,3 +98,14 @@ def console() -> Console:
     if not out.is_terminal:
         out.width = 10_000
     return out
+
+
+@contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Say on standard error what is going on while it lasts; nothing when that is no terminal."""
+    errors = Console(stderr=True)
+    if not errors.is_terminal:
+        yield
+        return
+    with errors.status(what):
+        yield

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import yaml
-from regopy import Interpreter
+from regopy import Interpreter, RegoError
 
 from provider.errors import ConfigurationError, Undecided
 from provider.strict_json import MalformedJSONError, loads
@@ -157,15 +157,15 @@ class Template:
         return tuple(sorted(violation["msg"] for violation in self._evaluate("violation", review, answer)))
 
     def _evaluate(self, rule: str, review: Mapping[str, Any], answer: ExternalData | None) -> list[Any]:
-        interpreter = Interpreter()
-        interpreter.add_module(self.name, self.rego)
-        interpreter.add_module("external_data", _EXTERNAL_DATA.format(package=self.package))
         known = {} if answer is None else {"answer": answer.to_json(), "provider": PROVIDER}
-        interpreter.add_data_json(json.dumps(known))
-        interpreter.set_input({"review": review})
         try:
+            interpreter = Interpreter()
+            interpreter.add_module(self.name, self.rego)
+            interpreter.add_module("external_data", _EXTERNAL_DATA.format(package=self.package))
+            interpreter.add_data_json(json.dumps(known))
+            interpreter.set_input({"review": review})
             value = interpreter.query(f"data.{self.package}.{rule}").results[0].expressions[0]
-        except (ValueError, LookupError):  # what regopy makes of an empty output
+        except (RegoError, ValueError, LookupError):  # the latter two: what regopy makes of an empty output
             raise Undecided("INTERNAL", f"the Rego of {self.name} has no result for {rule}") from None
         if not isinstance(value, list):
             raise Undecided("INTERNAL", f"the Rego of {self.name} cannot be evaluated", found=str(value))

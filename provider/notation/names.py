@@ -107,7 +107,7 @@ def _text(value: Element) -> str | None:
 
 
 def _escape(text: str) -> str:
-    escaped = "".join("\\" + character if character in '\\",+;<>=' else character for character in text)
+    escaped = "".join("\\" + character if character in '\\",+;<>' else character for character in text)
     escaped = escaped.replace("\0", "\\00")
     if escaped.startswith(("#", " ")):
         escaped = "\\" + escaped

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from provider.errors import Refused
+from provider.errors import Refused, Undecided
 from provider.notation import asn1
 from provider.notation.asn1 import MalformedASN1Error, Reader
 from provider.notation.certificates import OCSP_SIGNING, Certificate, check_issued_by, check_valid_at
@@ -62,10 +62,12 @@ _ENUMERATED: Final = 0x0A
 _GOOD: Final = asn1.context(0, constructed=False)
 _REVOKED: Final = asn1.context(1)
 _UNKNOWN: Final = asn1.context(2, constructed=False)
-_STATUSES: Final = {
+_INTERNAL_ERROR: Final = 2
+_TRY_LATER: Final = 3
+_STATUSES: Final = {  # of a response that is not successful
     1: "malformedRequest",
-    2: "internalError",
-    3: "tryLater",
+    _INTERNAL_ERROR: "internalError",
+    _TRY_LATER: "tryLater",
     5: "sigRequired",
     6: "unauthorized",
 }
@@ -199,7 +201,8 @@ class OcspResponse:
             der: foreign bytes, at most MAX_RESPONSE_BYTES.
 
         Raises:
-            Refused: REVOCATION_UNKNOWN, when it is malformed or the responder did not answer the question.
+            Refused: REVOCATION_UNKNOWN, when it is malformed or the responder does not answer the question.
+            Undecided: REVOCATION_UNAVAILABLE, when the responder says that it cannot answer now.
         """
         if len(der) > MAX_RESPONSE_BYTES:
             raise unknown(f"the {_WHAT} is too large", expected=f"at most {MAX_RESPONSE_BYTES} bytes")
@@ -352,6 +355,8 @@ def _judge_answer(
 def _parse(der: bytes) -> OcspResponse:
     outer = asn1.open_sequence(asn1.read_whole(der, asn1.SEQUENCE, _WHAT), _WHAT)
     status = asn1.decode_integer(outer.read(_ENUMERATED, "responseStatus"), _ENUMERATED)
+    if status in (_INTERNAL_ERROR, _TRY_LATER):
+        raise Undecided("REVOCATION_UNAVAILABLE", "the OCSP responder cannot answer now", found=_STATUSES[status])
     if status != 0:
         raise unknown("the OCSP responder did not answer", found=_STATUSES.get(status, f"status {status}"))
     wrapped = outer.read(asn1.context(0), "responseBytes")

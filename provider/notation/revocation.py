@@ -422,6 +422,8 @@ def _ask_crl_locations(question: _Question) -> Inquiry[_Decision]:
         answer = yield from _ask(query)
         if isinstance(answer, FetchFailure):
             servers.note(url, answer.outcome, answer.reason)
+            if answer.outcome is ServerOutcome.UNUSABLE:
+                break
             continue
         try:
             return (yield from _judge_list(query, _as_list(answer), question, servers))
@@ -473,5 +475,7 @@ def _fetch_delta(
         if not isinstance(answer, FetchFailure):
             return _as_list(answer)
         locations.note(url, answer.outcome, f"delta CRL: {answer.reason}")
+        if answer.outcome is ServerOutcome.UNUSABLE:
+            break
     servers.notes.extend(locations.notes)
     return None

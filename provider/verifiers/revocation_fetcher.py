@@ -1,16 +1,16 @@
 """Fetches OCSP responses and CRLs for the revocation check, and keeps what the check found good.
 
-Drives a generator of notation/ (revocation.check_chain, verification.verify): fetches each batch it yields, all queries at
-once, and sends back the answers. What went wrong on the way is an answer too (FetchFailure), never an exception.
+Drives a generator of notation/ (revocation.check_chain, verification.verify): fetches each batch that it yields, all
+queries at once, and sends back the answers. What goes wrong on the way is an answer too, a FetchFailure.
 
 Rules:
-- Addresses come from certificates, so from strangers: http only, no redirects, public addresses only unless the settings
-  say otherwise, capped bodies, no decompression, a time limit for each exchange.
+- Addresses come from certificates, so from strangers: http only, no redirects, public addresses only unless the
+  settings say otherwise, capped bodies, no decompression, a time limit for each exchange.
 - An answer is kept only when the check says that it is authentic and current (Keep), and until it is due for
   replacement. CRLs are kept read and indexed. Nothing is written to disk: read-only file systems work, and there is no
   file for anybody to tamper with.
-- From `refresh_seconds` on a kept answer is fetched anew when it is needed, because authorities publish a revocation long
-  before the old answer ends. When that fails for want of a connection, the kept one still serves.
+- A kept answer of some age (`refresh_seconds`) is fetched anew when it is needed, because authorities publish a
+  revocation long before the old answer ends. When nobody can be reached, the kept one still serves.
 - Equal queries share one fetch. Who gives up waiting cancels nobody.
 - A failure is remembered for some seconds, so that a dead server does not delay every image by its time limit.
 - Large CRLs are read in a thread, one at a time, and few of them are held in memory at once.
@@ -25,7 +25,7 @@ import asyncio
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
@@ -45,7 +45,7 @@ from provider.egress import (
     guarded_connector,
     is_listed,
 )
-from provider.errors import Refused
+from provider.errors import Refused, Undecided
 from provider.notation.certificates import Certificate
 from provider.notation.crl import CRL_TIMEOUT_SECONDS, MAX_CRL_BYTES, RevocationList
 from provider.notation.ocsp import MAX_RESPONSE_BYTES, RESPONSE_TIMEOUT_SECONDS, OcspQuery, OcspResponse
@@ -60,8 +60,6 @@ MAX_FAILURE_BYTES: Final = 1024 * 1024  # about a thousand of them
 
 T = TypeVar("T")
 
-Fetched = bytes | RevocationList | FetchFailure
-
 
 @dataclass(frozen=True, slots=True)
 class RevocationSettings:
@@ -69,8 +67,8 @@ class RevocationSettings:
 
     Attributes:
         allow_private_addresses: responders may have private addresses: an authority of one's own.
-        allowed_hosts: the only hosts that may be asked, `host` or `host:port`; empty: any. A host listed here may be the
-            loopback interface too, when private addresses are allowed.
+        allowed_hosts: the only hosts that may be asked, `host` or `host:port`; empty: any. A host listed here may be
+            the loopback interface too, when private addresses are allowed.
         ocsp_timeout_seconds: for one OCSP exchange, connecting included.
         crl_timeout_seconds: for one download of a CRL, connecting included.
         max_ocsp_bytes: memory for kept OCSP responses; one takes about 4 KiB.
@@ -85,7 +83,7 @@ class RevocationSettings:
     crl_timeout_seconds: float = CRL_TIMEOUT_SECONDS
     max_ocsp_bytes: int = 16 * 1024 * 1024
     max_crl_bytes: int = 128 * 1024 * 1024
-    refresh_seconds: float | None = 4 * 3600.0
+    refresh_seconds: float | None = 3600.0
     failure_seconds: float = 5.0
 
 
@@ -121,7 +119,7 @@ class RevocationFetcher:
         )
         self._lists: ByteBoundedCache[Fetch, _Kept] = ByteBoundedCache(self._settings.max_crl_bytes, monotonic=clock)
         self._failures: ByteBoundedCache[Fetch, FetchFailure] = ByteBoundedCache(MAX_FAILURE_BYTES, monotonic=clock)
-        self._flights: SingleFlight[Fetch, Fetched] = SingleFlight()
+        self._flights: SingleFlight[Fetch, Answer] = SingleFlight()
         self._sessions: dict[tuple[EgressRules, bool], aiohttp.ClientSession] = {}
         self._huge = asyncio.Semaphore(MAX_HUGE_CRLS)
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl-reader")
@@ -183,7 +181,7 @@ class RevocationFetcher:
         refresh = self._settings.refresh_seconds
         if known is not None and (refresh is None or self._clock() < known.since + refresh):
             return known.answer
-        answer: Fetched | None = self._failures.get(query)
+        answer: Answer | None = self._failures.get(query)
         if answer is None:
             answer = await self._flights.run(query, lambda: self._fetch(query))
         if known is not None and isinstance(answer, FetchFailure):
@@ -192,7 +190,7 @@ class RevocationFetcher:
 
     # -- fetching -----------------------------------------------------------------------------------------------------
 
-    async def _fetch(self, query: Fetch) -> Fetched:
+    async def _fetch(self, query: Fetch) -> Answer:
         """The flight of one query. Whatever goes wrong is its result."""
         try:
             if isinstance(query, OcspQuery):
@@ -206,11 +204,18 @@ class RevocationFetcher:
         self._failures.put(query, failure, size=FAILURE_BYTES, expires=self._clock() + self._settings.failure_seconds)
         return failure
 
-    async def _fetch_response(self, query: OcspQuery) -> bytes:
+    async def _fetch_response(self, query: OcspQuery) -> Answer:
         async with AsyncExitStack() as stack:
             if query.get_url is not None:
-                return await self._exchange(stack, "GET", query.get_url, max_bytes=MAX_RESPONSE_BYTES)
-            return await self._exchange(stack, "POST", query.url, body=query.request_der, max_bytes=MAX_RESPONSE_BYTES)
+                body = await self._exchange(stack, "GET", query.get_url, max_bytes=MAX_RESPONSE_BYTES)
+            else:
+                body = await self._exchange(
+                    stack, "POST", query.url, body=query.request_der, max_bytes=MAX_RESPONSE_BYTES
+                )
+        try:
+            return OcspResponse.parse(body)  # once for all who wait; it remembers its signature too
+        except (Refused, Undecided):
+            return body  # the check says what is wrong with it
 
     async def _fetch_list(self, url: str, issuer: Certificate) -> RevocationList:
         async with AsyncExitStack() as stack:
@@ -261,9 +266,9 @@ class RevocationFetcher:
             raise _FetchError("the address is no HTTP URL", ServerOutcome.NOT_ASKED) from None
         except aiohttp.ClientResponseError:
             raise _FetchError("gave an answer that is not HTTP within limits") from None
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: uvloop, of a closed transport
-            if isinstance(error, TimeoutError):
-                raise
+        except TimeoutError:
+            raise
+        except (aiohttp.ClientError, OSError, RuntimeError):  # RuntimeError: what uvloop says of a closed transport
             raise _FetchError("closed the connection") from None
         except ValueError:
             raise _FetchError("the address is no HTTP URL", ServerOutcome.NOT_ASKED) from None
@@ -337,8 +342,6 @@ def _read_and_verify(body: bytes, issuer: Certificate) -> RevocationList:
         Refused: REVOCATION_UNKNOWN, when it cannot be read. A wrong signature is for the check to find.
     """
     revocation_list = RevocationList.parse(body)
-    try:
+    with suppress(Refused):
         revocation_list.signed.check_signed_by(issuer)
-    except Refused:
-        pass
     return revocation_list

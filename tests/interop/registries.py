@@ -235,7 +235,7 @@ def docker_registry(folder: Path) -> Iterator[Registry]:
 
 @contextlib.contextmanager
 def ggcr_registry(folder: Path) -> Iterator[Registry]:
-    """go-containerregistry's registry: a referrers API that filters nothing and always lists the config's media type."""
+    """go-containerregistry's: its referrers API filters nothing and lists the config's type as artifact type."""
     with peers.serving([peers.find("ggcr-registry")], address=re.compile(r"^(127\.0\.0\.1:\d+)$")) as address:
         yield Registry("ggcr-registry", address, has_referrers_api=True, lists_artifact_types=False)
 

@@ -1,4 +1,4 @@
-"""Gatekeeper as a provider sees it: a TLS 1.3 client with a certificate that POSTs ProviderRequests and keeps connections.
+"""Gatekeeper as a provider sees it: a TLS 1.3 client with a certificate that POSTs and keeps its connections.
 
 Certificates are made by trustme, with the names that Gatekeeper's own cert-controller uses.
 """
@@ -6,6 +6,8 @@ Certificates are made by trustme, with the names that Gatekeeper's own cert-cont
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import ssl
 from collections.abc import Iterable
@@ -117,6 +119,8 @@ class Gatekeeper:
     async def send(self, method: str, path: str, *, data: Any = None, headers: dict[str, str] | None = None) -> Reply:
         """Send anything."""
         merged = {"Content-Type": "application/json", **(headers or {})}
+        if isinstance(data, bytes):
+            data = io.BytesIO(data)  # aiohttp warns of large bytes
         async with self._session.request(method, self._base + path, data=data, headers=merged) as response:
             return Reply(response.status, dict(response.headers), await response.read())
 
@@ -139,10 +143,8 @@ class RawCaller:
 
     async def __aexit__(self, *_: object) -> None:
         self.writer.close()
-        try:
+        with contextlib.suppress(OSError, ssl.SSLError):
             await self.writer.wait_closed()
-        except (OSError, ssl.SSLError):
-            pass
 
     async def send(self, data: bytes) -> None:
         """Send bytes."""
@@ -166,11 +168,9 @@ class RawCaller:
     async def until_closed(self) -> bytes:
         """Everything that still comes until the other side closes or resets the connection."""
         received = b""
-        try:
+        with contextlib.suppress(OSError, ssl.SSLError):
             while chunk := await self.reader.read(65536):
                 received += chunk
-        except (OSError, ssl.SSLError):
-            pass
         return received
 
 

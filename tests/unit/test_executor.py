@@ -304,6 +304,17 @@ async def test_a_verification_that_takes_too_long_is_given_up() -> None:
     assert caught.value.code == "DEADLINE_EXCEEDED"
 
 
+async def test_closing_ends_what_is_under_way() -> None:
+    store = signed("s")
+    store.gate = asyncio.Event()
+    made = executor(store, ScriptedVerifier())
+    waiting = asyncio.create_task(made.verify(KEY))
+    await asyncio.sleep(0.01)
+    await made.aclose()
+    with pytest.raises(Undecided):
+        await waiting
+
+
 async def test_overload_is_said_at_once() -> None:
     store = signed("s")
     store.gate = asyncio.Event()

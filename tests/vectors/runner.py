@@ -108,7 +108,11 @@ def trust_stores(case: Case, document: TrustPolicyDocument) -> dict[tuple[StoreT
 
 def run(case: Case) -> None:
     """Judge one case. Raises AssertionError where the verdict is not the expected one."""
-    _JUDGES[case.kind](case)
+    try:
+        _JUDGES[case.kind](case)
+    except AssertionError:
+        if case.expected != "either":
+            raise
 
 
 # -- trust policy documents -------------------------------------------------------------------------------------------
@@ -116,8 +120,6 @@ def run(case: Case) -> None:
 
 def _judge_policy(case: Case) -> None:
     verdict, selected = _policy_verdict(case)
-    if case.expected == "either":
-        return
     expected, _, rest = case.expected.partition(";")
     assert verdict == expected.upper(), case.expected
     if "selects" in case.data:
@@ -187,7 +189,10 @@ def _judge_verify(case: Case) -> None:
     try:
         outcome = _outcome(case)
     except ConfigurationError:
-        assert expected in ("policy-invalid", "either")
+        assert expected == "policy-invalid"
+        return
+    except Refused:  # no statement covers the reference
+        assert expected.casefold().startswith("reject")
         return
     assert expected != "policy-invalid", "the trust policy was accepted"
     failure = outcome.failure
@@ -195,7 +200,7 @@ def _judge_verify(case: Case) -> None:
         assert failure is None, failure
         if "logged" in case.data:
             assert [check.check for check in outcome.logged] == case.data["logged"]
-    elif expected != "either":
+    else:
         assert failure is not None, "the signature was accepted"
         wanted = re.match(r"(?i)reject[:(]([A-Za-z]+)", expected)
         if wanted and "plugin" not in expected:
@@ -213,8 +218,7 @@ def _judge_revocation(case: Case) -> None:
         status = drive(case, check_chain(chain, purpose=purpose, at=AT, signing_time=signing_time)).status.value
     except CountersignError:
         status = "error"
-    if case.expected != "either":
-        assert status.casefold() == case.expected.partition(" ")[0].casefold()
+    assert status.casefold() == case.expected.partition(" ")[0].casefold()
 
 
 def _judge_chain(case: Case) -> None:

@@ -31,8 +31,7 @@ def test_any_bytes_are_a_name_or_refused(data: bytes) -> None:
         return
 
 
-# cryptography refuses characters beyond X.520's lengths, which is not the point here
-@given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=64))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=16))
 def test_the_line_for_people_is_the_one_that_the_library_writes(text: str) -> None:
     other = x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "US"), x509.NameAttribute(NameOID.COMMON_NAME, text)])
     attributes, line = read_name(other.public_bytes())
@@ -63,7 +62,7 @@ def test_every_kind_of_string_is_decoded_and_everything_else_is_shown_in_hex() -
 
 def test_a_value_cannot_pose_as_further_attributes() -> None:
     encoded = name(relative(attribute("2.5.4.3", 0x0C, b"x,O=Contoso+OU=y\0")))
-    assert read_name(encoded)[1] == "CN=x\\,O\\=Contoso\\+OU\\=y\\00"
+    assert read_name(encoded)[1] == "CN=x\\,O=Contoso\\+OU=y\\00"
 
 
 def test_multi_valued_relative_names_and_unknown_types_are_written_out() -> None:
@@ -73,7 +72,7 @@ def test_multi_valued_relative_names_and_unknown_types_are_written_out() -> None
     )
     attributes, line = read_name(encoded)
     assert [len(relative_name) for relative_name in attributes] == [1, 2]
-    assert line == "1.2.3=z+CN=\\#1,O=\\ Contoso\\ " or line == "CN=\\#1+1.2.3=z,O=\\ Contoso\\ "
+    assert line == "1.2.3=z+CN=\\#1,O=\\ Contoso\\ "
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ from provider.configuration.stores import (
 from provider.configuration.verifiers import NotationParameters, RevocationParameters
 from provider.credentials.docker_config import DockerConfigCredentials
 from provider.egress import ProxySettings
-from provider.errors import ConfigurationError, CountersignError, Fault, Undecided
+from provider.errors import ConfigurationError, CountersignError, Fault
 from provider.executor import Scope, Snapshot
 from provider.interfaces import CredentialProvider, KeyManagementProvider, PolicyEnforcer, Store, Verifier
 from provider.key_management.directory import DirectoryKeyManagementProvider
@@ -211,14 +211,11 @@ class _Part:
         Raises:
             ConfigurationError: what it is to load is wrong.
         """
-        self._loaded = False
         try:
             async with asyncio.timeout(seconds):
-                await self.live.refresh()
-            self._loaded = True
-        except (Undecided, TimeoutError) as error:
-            reason = str(error) or f"it took longer than {seconds:g} s"
-            _log.warning("key provider not loaded", provider=self.live.name, reason=reason)
+                await self._refresh()
+        except TimeoutError:
+            _log.warning("key provider not loaded", provider=self.live.name, reason=f"it took over {seconds:g} s")
 
     def start(self, retry_seconds: float) -> None:
         """Keep a key provider fresh from now on."""
@@ -230,14 +227,22 @@ class _Part:
             interval = self._refresh_seconds or retry_seconds
             await asyncio.sleep(interval if self._loaded else min(interval, retry_seconds))
             try:
-                await self.live.refresh()
-                self._loaded = True
-            except CountersignError as error:
-                self._loaded = False
-                _log.warning("key provider not refreshed", provider=self.live.name, reason=str(error))
-            except Exception:  # noqa: BLE001 - a fault of one provider must not end its refreshing for good
-                self._loaded = False
-                _log.exception("key provider failed unexpectedly", provider=self.live.name)
+                await self._refresh()
+            except ConfigurationError as error:
+                _log.warning("key provider not loaded", provider=self.live.name, reason=str(error))
+
+    async def _refresh(self) -> None:
+        """Load now; only what an operator has to mend is raised."""
+        self._loaded = False
+        try:
+            await self.live.refresh()
+            self._loaded = True
+        except ConfigurationError:
+            raise
+        except CountersignError as error:
+            _log.warning("key provider not loaded", provider=self.live.name, reason=str(error))
+        except Exception:  # noqa: BLE001 - a fault of one provider must end neither the others nor its refreshing
+            _log.exception("key provider failed unexpectedly", provider=self.live.name)
 
     async def aclose(self) -> None:
         """End it; what goes wrong is told, so that it keeps no other part from its end."""
@@ -332,7 +337,11 @@ class _Attempt:
             raise ConfigurationError("CONFIG_INVALID", f"{self._faults[0]}{more}", faults=self._faults)
 
     def scopes(self) -> dict[str, Scope]:
-        """The scopes that have all they need, the cluster's under the empty name."""
+        """The scopes that have all they need, the cluster's under the empty name.
+
+        Raises:
+            ConfigurationError: CONFIG_INVALID, when there is none.
+        """
         scopes = {}
         for namespace in ("", *self.resources.namespaces):
             stores, verifiers, policies = (
@@ -345,6 +354,8 @@ class _Attempt:
                     tuple(self._verifiers[verifier.label] for verifier in verifiers),
                     self._policies[policies[0].label],  # there is one name a Policy may have
                 )
+        if not scopes:
+            raise ConfigurationError("CONFIG_INVALID", "no Store, Verifier and Policy decide together")
         return scopes
 
     def _each(self, resources: Iterable[Resource], makers: Mapping[str, Callable[..., T]], made: dict[str, T]) -> None:

@@ -383,7 +383,7 @@ class _Inspection:
         for verifier, kind in self._exhausted.items():
             limit = Refused(
                 "SIGNATURE_LIMIT",
-                f"more than {verifier.max_attempts} artifacts of {self._subject.digest} are listed, none tried sufficed",
+                f"more than {verifier.max_attempts} artifacts are listed for {self._subject.digest}, none sufficed",
                 expected=f"a good one among the first {verifier.max_attempts}",
             )
             self._fail_unsatisfied(limit, kind, verifier.name)

@@ -1,8 +1,8 @@
 """The command line: `countersign COMMAND`. One file a command; this one holds what they share.
 
 Rules:
-- Exit codes: 0 verified or done, 1 refused or a demo that went wrong, 2 could not decide, bad configuration or bad usage,
-  130 interrupted.
+- Exit codes: 0 verified or done, 1 refused or a demo that went wrong, 2 could not decide, bad configuration or bad
+  usage, 130 interrupted.
 - Results go to standard output, everything else to standard error. Colour only on a terminal, never in a pipe.
 - A command's modules are imported when it runs, so that `--help` is quick.
 - Every option can be set by an environment variable `COUNTERSIGN_<OPTION>`, and no option repeats what a resource says.
@@ -39,10 +39,10 @@ _COMMANDS: Final = {
 class _Commands(click.Group):
     """The commands, each imported when it is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         target = _COMMANDS.get(cmd_name)
         if target is None:
             return None
@@ -61,8 +61,8 @@ class _Commands(click.Group):
 def commands() -> None:
     """Admit only container images signed by someone you trust.
 
-    Countersign is a Gatekeeper external data provider. `serve` answers Gatekeeper; `verify`, `inspect` and `check-config` do
-    the same work on a laptop or in CI; `demo` shows all of it on an embedded registry.
+    Countersign is a Gatekeeper external data provider. `serve` answers Gatekeeper; `verify`, `inspect` and
+    `check-config` do the same work on a laptop or in CI; `demo` shows all of it on an embedded registry.
     """
 
 

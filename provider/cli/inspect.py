@@ -21,7 +21,7 @@ from provider.errors import CountersignError, Refused
 from provider.executor import ExecutorSettings
 from provider.interfaces import Store
 from provider.notation.envelope import InspectedEnvelope, inspect_envelope
-from provider.notation.payload import read_payload
+from provider.notation.payload import parse_payload
 from provider.notation.timestamp import inspect_timestamp
 from provider.oci import Descriptor, Manifest, Reference, Subject
 from provider.telemetry import LogFormat, configure_logging
@@ -38,8 +38,8 @@ MAX_DECODED = 100  # signatures decoded; more are only listed
 def inspect(image: str, config: Path | None, output: str, log_level: str, log_format: str) -> int:
     """List what refers to an image and decode each signature: signer, chain, times, time-stamp, attributes.
 
-    Nothing is verified: what is printed is what the artifacts claim. --config gives registries their settings and credentials;
-    without it, the Docker configuration's credentials are used.
+    Nothing is verified: what is printed is what the artifacts claim. --config gives registries their settings and
+    credentials; without it, the Docker configuration's credentials are used.
 
     \b
     Exit codes: 0 listed, 1 no such image, 2 the registry could not be asked, or bad usage.
@@ -129,7 +129,7 @@ def _describe_envelope(envelope: InspectedEnvelope) -> dict[str, Any]:
 
 def _describe_payload(payload: bytes) -> dict[str, Any]:
     try:
-        target = read_payload(payload)
+        target = parse_payload(payload).target
     except Refused as error:
         return {"error": str(error)}
     facts = {"mediaType": target.media_type, "digest": str(target.digest), "size": target.size}

@@ -1,6 +1,6 @@
 """How verdicts and decoded signatures look to a person: trees of text, coloured on a terminal.
 
-Rules: foreign text is data, never markup, and never more than one line. Words carry the meaning; colour only repeats it.
+Rules: foreign text is data, never markup, and never more than one line. Words carry the meaning, colour repeats it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ from provider.telemetry import LogFormat, configure_logging
 def verify(images: Sequence[str], config: Path, output: str, timeout: float, log_level: str, log_format: str) -> int:
     """Verify images as admission would, and say why.
 
-    IMAGE is a reference such as registry.example.com/team/app:1.4.2, or [namespace]reference to decide as for a namespace.
+    IMAGE is a reference such as registry.example.com/team/app:1.4.2, or [namespace]reference to decide as for a
+    namespace.
 
     \b
     Exit codes: 0 all verified; 1 some refused; 2 some could not be decided, or the configuration or usage is wrong.
@@ -55,8 +56,8 @@ def verify(images: Sequence[str], config: Path, output: str, timeout: float, log
 _Outcome = RenderedVerdict | CountersignError
 
 
-async def _verify(images: Sequence[str], config: Path, timeout: float) -> list[tuple[str, _Outcome]]:
-    settings = ExecutorSettings(verification_timeout_seconds=timeout)
+async def _verify(images: Sequence[str], config: Path, seconds: float) -> list[tuple[str, _Outcome]]:
+    settings = ExecutorSettings(verification_timeout_seconds=seconds)
     async with executor_for(config, settings) as executor:
         with progress(f"verifying {len(images)} image{'s' if len(images) > 1 else ''}"):
             return list(zip(images, await asyncio.gather(*(_decide(executor, image) for image in images)), strict=True))

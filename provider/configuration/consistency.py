@@ -27,6 +27,7 @@ from provider.notation.trust_policy import StoreType
 
 MAX_SUGGESTED: Final = 100  # names that a misspelled one is compared with
 
+_WHOLE: Final = "configuration"  # the source of findings that belong to no file
 _STORES: Final = "spec.parameters.verificationCertStores"
 _POLICY: Final = "spec.parameters.trustPolicyDoc"
 
@@ -189,11 +190,13 @@ class _Check:
         names = " and ".join(f"a {component.value}" for component in missing)
         if all(incomplete.values()):
             if not any(self._lacks_broken(component) for component in missing):
-                self._findings.faults.append(Fault("", "", "", f"this is no configuration yet: {names} is missing"))
+                self._findings.faults.append(
+                    Fault(_WHOLE, "", "", f"lacks {names}; it takes a Store, a Verifier and a Policy to decide")
+                )
         else:
             covered = ", ".join(namespace for namespace, lacking in incomplete.items() if not lacking)
-            message = f"the cluster lacks {names}: images are refused, except in the namespaces {covered}"
-            self._findings.warnings.append(Fault("", "", "", message))
+            message = f"lacks {names} for the whole cluster: images are refused, except in the namespaces {covered}"
+            self._findings.warnings.append(Fault(_WHOLE, "", "", message))
 
     def _missing(self, namespace: str) -> tuple[Component, ...]:
         deciding = {

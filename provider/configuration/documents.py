@@ -164,6 +164,7 @@ class _Reader:
             return None
         if kind not in KINDS:
             self._fault("kind", f"{quote(kind)} is no kind of {GROUP}{suggest(kind, KINDS)}")
+            self._break_all()
             return None
         self._version(version, KINDS[kind])
         return KINDS[kind]
@@ -171,11 +172,16 @@ class _Reader:
     def _foreign(self, group: str, kind: str) -> None:
         if len(group) <= _MAX_GROUP and difflib.SequenceMatcher(None, group, GROUP).ratio() > 0.8:
             self._fault("apiVersion", f"must be {GROUP}/{VERSION}, found group {quote(group)}")
+            self._break_all()
         elif group.startswith("config.ratify."):
             self._warn("", f"is ignored: resources of {group} are Ratify v2's, this is the place of {GROUP}/{VERSION}")
         else:
             known = f", although {kind} is a kind of {GROUP}" if kind in KINDS else ""
             self._warn("", f"is ignored: it is of group {printable(group) or 'core'}{known}")
+
+    def _break_all(self) -> None:
+        """It may have been anything: that something is missing may be because of it."""
+        self._findings.broken.update((component, "", "") for component in Component)
 
     def _version(self, version: str, entry: KindEntry) -> None:
         if version == FORMER_VERSION and entry.former_version:
@@ -225,7 +231,8 @@ class _Reader:
         parameters = self._parameters(kind, entry.component, raw.get("parameters"), f"spec.{key}", type_name)
         self._plugin_fields(raw)
         if kind == CERTIFICATE_STORE:
-            self._warn("", "CertificateStore is deprecated: make it a KeyManagementProvider (docs/configuration.md)")
+            advice = "make it a KeyManagementProvider with the same type and contentType: certificate"
+            self._warn("", f"CertificateStore is deprecated: {advice}")
         artifact_types = self._artifact_types(raw) if entry.component is Component.VERIFIER else frozenset[str]()
         refresh = self._refresh_interval(raw) if entry.component is Component.KEY_PROVIDER else None
         if parameters is None:
@@ -279,9 +286,7 @@ class _Reader:
         types = frozenset(part.strip() for part in text.split(","))
         wrong = sorted(kind for kind in types if kind != ANY_TYPE and _ARTIFACT_TYPE.fullmatch(kind) is None)
         for kind in wrong:
-            self._fault(
-                "spec.artifactTypes", f"must be artifact types, separated by commas, or *; found {describe(kind)}"
-            )
+            self._fault("spec.artifactTypes", f"must be artifact types, separated by commas, or *; found {quote(kind)}")
         if ANY_TYPE in types:
             return frozenset({ANY_TYPE})
         if not wrong and _type_of("", raw)[1] == "notation" and NOTATION_ARTIFACT_TYPE not in types:

@@ -220,9 +220,9 @@ _WORDINGS: Final[Mapping[str, Callable[[Mapping[str, Any], Any], str]]] = {
     "dict_type": _wanted("a mapping"),
     "model_type": _wanted("a mapping"),
     "literal_error": lambda context, found: f"must be {context['expected']}, found {describe(found)}",
-    "greater_than_equal": lambda context, found: f"must be at least {context['ge']}, found {describe(found)}",
-    "greater_than": lambda context, found: f"must be more than {context['gt']}, found {describe(found)}",
-    "less_than_equal": lambda context, found: f"must be at most {context['le']}, found {describe(found)}",
+    "greater_than_equal": lambda context, found: f"must be at least {context['ge']:g}, found {describe(found)}",
+    "greater_than": lambda context, found: f"must be more than {context['gt']:g}, found {describe(found)}",
+    "less_than_equal": lambda context, found: f"must be at most {context['le']:g}, found {describe(found)}",
     "too_short": lambda context, _found: f"must have at least {context['min_length']} entries",
     "too_long": lambda context, _found: f"must have at most {context['max_length']} entries",
 }

@@ -9,12 +9,13 @@ What does not belong here: what the resources mean (provider/configuration).
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
 
-from provider.demo.images import REPOSITORY, Authorities
+from provider.demo.images import OLD_REPOSITORY, REPOSITORY, Authorities
 from provider.demo.pki import pem
 
 _STORE: Final = """\
@@ -61,6 +62,7 @@ spec:
         clock: [clock-root]
     revocation:
       allowPrivateAddresses: true
+      allowedHosts: ["{responder}"]
     trustPolicyDoc:
       version: "1.0"
       trustPolicies:
@@ -72,6 +74,14 @@ spec:
             level: strict
             verifyTimestamp: afterCertExpiry
           trustStores: ["ca:company", "tsa:clock"]
+          trustedIdentities:
+            - "x509.subject: {subject}"
+        - name: archive
+          registryScopes:
+            - "{host}/{old_repository}"
+          signatureVerification:
+            level: strict
+          trustStores: ["ca:company"]
           trustedIdentities:
             - "x509.subject: {subject}"
 """
@@ -89,28 +99,47 @@ spec:
 """
 
 
-def manifests(host: str, closed_host: str, authorities: Authorities) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where everything is, each as `address:port`.
+
+    Attributes:
+        registry: the embedded registry.
+        closed: a registry that does not answer.
+        responder: OCSP responder and CRL.
+    """
+
+    registry: str
+    closed: str
+    responder: str
+
+
+def manifests(addresses: Addresses, authorities: Authorities) -> dict[str, str]:
     """The manifests by file name.
 
     Args:
-        host: the embedded registry, `address:port`.
-        closed_host: a registry that does not answer.
+        addresses: where everything is.
         authorities: whose roots are trusted, and which identity.
     """
     return {
-        "store.yaml": _STORE.format(host=host, closed_host=closed_host),
+        "store.yaml": _STORE.format(host=addresses.registry, closed_host=addresses.closed),
         "company-root.yaml": _keys("company-root", authorities.issuer.root),
         "clock-root.yaml": _keys("clock-root", authorities.timestampers["tsa"].root),
         "verifier.yaml": _VERIFIER.format(
-            host=host, closed_host=closed_host, repository=REPOSITORY, subject=authorities.trusted_subject
+            host=addresses.registry,
+            closed_host=addresses.closed,
+            responder=addresses.responder,
+            repository=REPOSITORY,
+            old_repository=OLD_REPOSITORY,
+            subject=authorities.trusted_subject,
         ),
         "policy.yaml": _POLICY,
     }
 
 
-def write_manifests(folder: Path, host: str, closed_host: str, authorities: Authorities) -> None:
+def write_manifests(folder: Path, addresses: Addresses, authorities: Authorities) -> None:
     """Write the manifests into an existing folder."""
-    for name, text in manifests(host, closed_host, authorities).items():
+    for name, text in manifests(addresses, authorities).items():
         (folder / name).write_text(text, encoding="utf-8")
 
 

@@ -25,7 +25,8 @@ from provider.demo.signing import EnvelopeFormat, SignOptions, payload_of, sign,
 from provider.demo.timestamping import issue_token
 from provider.oci import Descriptor
 
-REPOSITORY: Final = "shop/cart"  # what the trust policy covers
+REPOSITORY: Final = "shop/cart"  # what the trust policy covers, with a time-stamp authority
+OLD_REPOSITORY: Final = "archive/cart"  # what it covers without a time-stamp authority
 OTHER_REPOSITORY: Final = "elsewhere/cart"  # what it does not
 
 _DAY: Final = timedelta(days=1)
@@ -123,8 +124,12 @@ IMAGES: Final = (
         code="UNTRUSTED_ROOT",
     ),
     DemoImage(
-        "expired", "the signing certificate has expired, and nothing proves when it was used",
-        (Signature("former", age=200 * _DAY),), code="CERTIFICATE_EXPIRED",
+        "expired", "the signing certificate has expired, and the policy knows no time-stamp authority",
+        (Signature("former", age=200 * _DAY),), code="CERTIFICATE_EXPIRED", repository=OLD_REPOSITORY,
+    ),
+    DemoImage(
+        "expired-unstamped", "the certificate has expired, and no time-stamp shows when it was used",
+        (Signature("former", age=200 * _DAY),), code="TIMESTAMP_MISSING",
     ),
     DemoImage(
         "expired-timestamped", "the certificate has expired; a time-stamp shows that it was valid when used",

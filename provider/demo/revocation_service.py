@@ -58,14 +58,19 @@ class RevocationService:
         self._runner: web.AppRunner | None = None
 
     @property
+    def host(self) -> str:
+        """`address:port`."""
+        return f"{self._address}:{self._port}"
+
+    @property
     def ocsp_url(self) -> str:
         """Where OCSP is answered."""
-        return f"http://{self._address}:{self._port}{OCSP_PATH}"
+        return f"http://{self.host}{OCSP_PATH}"
 
     @property
     def crl_url(self) -> str:
         """Where the CRL is."""
-        return f"http://{self._address}:{self._port}{CRL_PATH}"
+        return f"http://{self.host}{CRL_PATH}"
 
     def publish(self, issuer: CertifiedKey, known: Sequence[x509.Certificate], revoked: Mapping[int, datetime]) -> None:
         """Answer for an issuer from now on.

@@ -15,6 +15,7 @@ What does not belong here: keys (answering.py), connections (listener.py), wire 
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import time
 import uuid
@@ -51,6 +52,7 @@ TRACE_ID_FIELD: Final = "trace-id"  # of log events; Ratify's name
 
 _TRACE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=+-]{0,127}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_PIECE_BYTES: Final = 64 * 1024  # what asyncio buffers before it makes a writer wait
 _HEADERS: Final = {"Content-Type": "application/json", "Server": "countersign"}
 
 
@@ -165,7 +167,10 @@ class Server:
             self._metrics.requests_in_flight.set(self._requests)
         if endpoint is not None:
             self._observe(endpoint, time.monotonic() - received_at)
-        response = web.Response(status=status, body=body, headers=_HEADERS)
+        # A large answer goes out in pieces: written at once, a caller that does not read would leave it in our memory, and
+        # TLS in asyncio would not even say that it is still there.
+        whole = body if len(body) <= _PIECE_BYTES else io.BytesIO(body)
+        response = web.Response(status=status, body=whole, headers=_HEADERS)
         if status == 405:
             response.headers["Allow"] = "POST"
         if not request.content.is_eof():

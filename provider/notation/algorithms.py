@@ -22,7 +22,7 @@ Source: notaryproject/specifications signature-specification.md "Algorithm Selec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -49,7 +49,7 @@ class Algorithm:
     name: str
     cose_label: int
     key: str
-    hash: hashes.HashAlgorithm
+    hash: hashes.HashAlgorithm = field(compare=False)
     key_size: int
     curve: str | None = None
 

@@ -129,7 +129,7 @@ class NotationVerifier:
             )
         if isinstance(failure.error, Undecided):
             raise failure.error
-        assert failure.error is not None
+        assert failure.error is not None  # noqa: S101 - a failure is a check with an error
         return self._failed(failure.error, artifact, artifact_type=artifact_type, extensions=extensions)
 
     def _certificates(self, statement: TrustPolicyStatement) -> dict[tuple[StoreType, str], tuple[Certificate, ...]]:

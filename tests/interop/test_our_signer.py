@@ -108,8 +108,9 @@ def test_our_signature_with_metadata_and_expiry_verifies_until_it_expires(
     sign(app, lasting, signer, in_format(envelope, expiry=now + timedelta(days=1), annotations={"build": "42"}))
     assert_verified(judge.verify(app.at(lasting), trust))
     # Expiry lies after the signing time, as it must, and has passed when anybody looks.
-    sign(app, lapsed, signer, in_format(envelope, expiry=now + timedelta(seconds=1)))
-    peers.wait_until(now.timestamp() + 2)
+    expiry = datetime.now(UTC) + timedelta(seconds=3)
+    sign(app, lapsed, signer, in_format(envelope, expiry=expiry))
+    peers.wait_until(expiry.timestamp() + 1)
     assert_refused(judge.verify(app.at(lapsed), trust), "SIGNATURE_EXPIRED")
     assert_verified(judge.verify(app.at(lapsed), trust.but(level="permissive")))
 

@@ -119,22 +119,27 @@ def test_the_table_covers_both_outcomes_and_names_each_case_once() -> None:
         assert outcomes == {True, False}
 
 
-@pytest.mark.parametrize("length", [0, 40, 200, 2000])
+@pytest.mark.parametrize("operation", [None, "CREATE"])
+@pytest.mark.parametrize("length", [0, 40, 120, 200, 2000])
 @pytest.mark.parametrize("image", ["r.test/a:1", "registry.example.com/" + "team/" * 20 + "app@sha256:" + "0" * 64])
-def test_a_long_cause_is_cut_so_that_the_audit_keeps_the_trace(image: str, length: int) -> None:
+def test_a_long_cause_is_cut_so_that_the_trace_is_kept(image: str, length: int, operation: str | None) -> None:
+    limit = 512 if operation else 256
     trace = "5b9a3c6e-7d0f-4d8e-9a67-2d3f1a0c4b11"
-    cause = "x" * length
-    answer = ExternalData([(image, {"isSuccess": False, "code": "UNSIGNED", "traceID": trace, "verifierReports": [
-        {"isSuccess": False, "errorReason": cause}]})], [], 200, "")  # fmt: skip
-    (message,) = TEMPLATE.violations({"object": _manifest({"images": [image]})}, answer)
-    head, tail = f"Subject failed verification: {image}: UNSIGNED", f" (trace-id {trace})"
+    reports = [{"isSuccess": False, "errorReason": "x" * length}]
+    value = {"isSuccess": False, "code": "UNSIGNED", "traceID": trace, "verifierReports": reports}
+    review = _review({"images": [image], "operation": operation})
+    (message,) = TEMPLATE.violations(review, ExternalData([(image, value)], [], 200, ""))
+    head, tail = f"Subject failed verification: {image}: ", f" (trace-id {trace})"
     assert message.startswith(head)
     assert message.endswith(tail)
-    reason = message.removeprefix(f"Subject failed verification: {image}: ").removesuffix(tail)
-    full = f"UNSIGNED: {cause}" if cause else "UNSIGNED"
-    assert full.startswith(reason)
-    assert len(message) <= 256 or len(reason) <= 100
-    assert reason == full or len(message) >= 256
+    reason = message.removeprefix(head).removesuffix(tail)
+    full = f"UNSIGNED: {'x' * length}" if length else "UNSIGNED"
+    if len(head + full + tail) <= limit:
+        assert reason == full
+    else:
+        assert reason.endswith("...") or len(full) <= 100
+        assert full.startswith(reason.removesuffix("..."))
+        assert len(message) == limit or len(reason) == min(len(full), 100)
 
 
 def test_no_address_inside_the_cluster_reaches_the_user() -> None:

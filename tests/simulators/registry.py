@@ -5,8 +5,8 @@
         signature = registry.push_artifact("team/app", image, SIGNATURE, [(envelope, "application/jose+json")])
         ... registry.host, registry.requests, registry.fault("/v2/*/referrers/*", status(500)) ...
 
-Everything is switched by attributes, at any time. What is pushed lives in memory and is not checked, so that wrong things
-can be pushed too.
+Everything is switched by attributes, at any time. What is pushed lives in memory and is not checked, so that wrong
+things can be pushed too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Authorities made on the spot, and whatever they, or somebody who pretends to be them, might say about revocation.
 
-Certificates come from `cryptography`; OCSP responses and CRLs are written here octet by octet, so that each can be wrong
-in exactly one way. `cryptography` reads them back in the tests, as a second opinion on the writer.
+Certificates come from `cryptography`; OCSP responses and CRLs are written here octet by octet, so that each can be
+wrong in exactly one way. `cryptography` reads them back in the tests, as a second opinion on the writer.
 """
 
 from __future__ import annotations

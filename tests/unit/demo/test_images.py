@@ -10,7 +10,7 @@ import pytest
 
 from provider.configuration.manifests import load
 from provider.demo import images
-from provider.demo.configuration import manifests, write_manifests
+from provider.demo.configuration import Addresses, manifests, write_manifests
 from provider.demo.images import IMAGES, PODS, Authorities, DemoImage, Signature
 from provider.errors import CODES, Kind, Refused
 from provider.notation.envelope import open_envelope
@@ -18,6 +18,7 @@ from provider.notation.payload import check_payload
 from provider.oci import Descriptor, Digest, Manifest, Reference
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+ADDRESSES = Addresses("127.0.0.1:5000", "127.0.0.1:9", "127.0.0.1:8080")
 BY_NAME = {entry.name: entry for entry in IMAGES}
 
 
@@ -102,7 +103,7 @@ def test_an_image_out_of_reach_is_named_at_the_closed_registry() -> None:
 
 
 def test_the_configuration_is_good_and_without_oddities(authorities: Authorities, tmp_path: Path) -> None:
-    write_manifests(tmp_path, "127.0.0.1:5000", "127.0.0.1:9", authorities)
+    write_manifests(tmp_path, ADDRESSES, authorities)
     resources = load(tmp_path)
     assert resources.warnings == ()
     assert {resource.label for resource in resources} == {
@@ -115,4 +116,4 @@ def test_the_configuration_is_good_and_without_oddities(authorities: Authorities
 
 
 def test_the_configuration_holds_no_key(authorities: Authorities) -> None:
-    assert all("PRIVATE" not in text for text in manifests("127.0.0.1:1", "127.0.0.1:2", authorities).values())
+    assert all("PRIVATE" not in text for text in manifests(ADDRESSES, authorities).values())

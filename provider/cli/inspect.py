@@ -12,11 +12,12 @@ from typing import Any
 import click
 from rich.tree import Tree
 
-from provider.assembly import Environment, anonymous_store
+from provider.assembly import Environment
 from provider.cli import EXIT_OK
 from provider.cli.options import config_option, log_options, output_option
 from provider.cli.rendering import console, line, progress
 from provider.cli.running import executor_for
+from provider.credentials.docker_config import DockerConfigCredentials
 from provider.errors import CountersignError, Refused
 from provider.executor import ExecutorSettings
 from provider.interfaces import Store
@@ -24,6 +25,7 @@ from provider.notation.envelope import InspectedEnvelope, inspect_envelope
 from provider.notation.payload import parse_payload
 from provider.notation.timestamp import inspect_timestamp
 from provider.oci import Descriptor, Manifest, Reference, Subject
+from provider.stores.oras import OrasStore
 from provider.telemetry import LogFormat, configure_logging
 from provider.verifiers.notation import ARTIFACT_TYPE, MAX_ENVELOPE_BYTES
 
@@ -57,7 +59,9 @@ def inspect(image: str, config: Path | None, output: str, log_level: str, log_fo
 
 async def _inspect(reference: Reference, config: Path | None) -> dict[str, Any]:
     if config is None:
-        store = anonymous_store(Environment.from_variables(os.environ))
+        environment = Environment.from_variables(os.environ)
+        credentials = DockerConfigCredentials(environment.docker_config) if environment.docker_config else None
+        store = OrasStore("inspect", credentials=credentials, proxies=environment.proxies)
         try:
             return await _describe(store, reference)
         finally:

@@ -188,15 +188,13 @@ class _Check:
         if not missing:
             return
         names = " and ".join(f"a {component.value}" for component in missing)
-        if all(incomplete.values()):
-            if not any(self._lacks_broken(component) for component in missing):
-                self._findings.faults.append(
-                    Fault(_WHOLE, "", "", f"lacks {names}; it takes a Store, a Verifier and a Policy to decide")
-                )
-        else:
+        if not all(incomplete.values()):
             covered = ", ".join(namespace for namespace, lacking in incomplete.items() if not lacking)
             message = f"lacks {names} for the whole cluster: images are refused, except in the namespaces {covered}"
             self._findings.warnings.append(Fault(_WHOLE, "", "", message))
+        elif not any(self._lacks_broken(component) for component in missing):
+            message = f"lacks {names}; it takes a Store, a Verifier and a Policy to decide"
+            self._findings.faults.append(Fault(_WHOLE, "", "", message))
 
     def _missing(self, namespace: str) -> tuple[Component, ...]:
         deciding = {

@@ -250,14 +250,14 @@ class _Reader:
         )
 
     def _parameters(self, kind: str, component: Component, raw: Any, path: str, type_name: str) -> Section | None:
-        if not type_name:
+        value = {} if raw is None else raw
+        if not type_name or not isinstance(value, dict):
             return None  # a fault already
         model = PARAMETERS.get((component, _canonical_type(component, type_name)))
         if model is None:
             self._fault(path, _unsupported(component, type_name))
             return None
-        value = {} if raw is None else raw
-        if kind == CERTIFICATE_STORE and isinstance(value, dict) and type_name == "inline":
+        if kind == CERTIFICATE_STORE and type_name == "inline":
             value = {"contentType": "certificate", **value}  # it knew no other
         parameters = self._examine(model, value, "spec.parameters")
         for oddity in parameters.oddities() if parameters is not None else ():

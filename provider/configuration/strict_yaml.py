@@ -209,8 +209,7 @@ class _Reader:
         frame = self._stack[-1]
         if isinstance(frame.value, list):
             frame.value.append(value)
-        else:
-            assert frame.key is not None  # the parser alternates keys and values
+        elif frame.key is not None:  # the parser alternates keys and values, so it is always there
             frame.value[frame.key] = value
             if not isinstance(value, (dict, list)):
                 frame.key = None

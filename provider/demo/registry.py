@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 
 from aiohttp import web
 
-from provider.errors import InvalidKey, Refused
+from provider.errors import InvalidKey, Refused, UsageError
 from provider.oci import (
     MAX_MANIFEST_BYTES,
     MEDIA_TYPE_DOCKER_INDEX,
@@ -39,7 +39,7 @@ from provider.oci import (
 )
 
 MAX_BLOB_BYTES: Final = 64 * 1024 * 1024  # a demo's layers are some bytes; a user may push a small real image
-MAX_TOTAL_BYTES: Final = 512 * 1024 * 1024  # manifests, blobs and unfinished uploads together
+MAX_TOTAL_BYTES: Final = 512 * 1024 * 1024  # default for manifests, blobs and unfinished uploads together
 MAX_UPLOADS: Final = 64  # unfinished uploads at once; the oldest is dropped
 MAX_MANIFESTS: Final = 10_000  # manifests in all
 MAX_REMEMBERED_REQUESTS: Final = 1000  # lines of `requests`
@@ -100,13 +100,15 @@ class EmbeddedRegistry:
         requests: method, path and status of the latest requests.
     """
 
-    def __init__(self, *, address: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, *, address: str = "127.0.0.1", port: int = 0, max_bytes: int = MAX_TOTAL_BYTES) -> None:
         """Prepare a registry.
 
         Args:
             address: loopback address to listen on.
             port: TCP port; 0 takes a free one.
+            max_bytes: bytes of manifests, blobs and unfinished uploads together.
         """
+        self._max_bytes = max_bytes
         self.requests: deque[tuple[str, str, int]] = deque(maxlen=MAX_REMEMBERED_REQUESTS)
         self._address = address
         self._port = port
@@ -124,9 +126,10 @@ class EmbeddedRegistry:
         await runner.setup()
         try:
             await web.TCPSite(runner, self._address, self._port).start()
-        except BaseException:
+        except OSError as error:
             await runner.cleanup()
-            raise
+            reason = f"{self.host} cannot be listened on: {error.strerror or error}"
+            raise UsageError("USAGE", reason, remediation="Choose a port that is free.") from None
         self._runner = runner
         self._port = runner.addresses[0][1]
         return self
@@ -301,7 +304,7 @@ class EmbeddedRegistry:
             + sum(len(manifest.data) for manifest in repository.manifests.values())
             for repository in repositories
         ) + sum(len(received) for _, received in self._uploads.values())
-        if held + size > MAX_TOTAL_BYTES or sum(len(entry.manifests) for entry in repositories) >= MAX_MANIFESTS:
+        if held + size > self._max_bytes or sum(len(entry.manifests) for entry in repositories) >= MAX_MANIFESTS:
             raise _RegistryError(413, "SIZE_INVALID", "the registry is full")
 
 

@@ -22,6 +22,7 @@ from aiohttp import web
 from cryptography import x509
 
 from provider.demo.pki import CertifiedKey, ocsp_answer, revocation_list
+from provider.errors import UsageError
 
 OCSP_PATH: Final = "/ocsp"
 CRL_PATH: Final = "/authority.crl"
@@ -91,9 +92,10 @@ class RevocationService:
         await runner.setup()
         try:
             await web.TCPSite(runner, self._address, self._port).start()
-        except BaseException:
+        except OSError as error:
             await runner.cleanup()
-            raise
+            reason = f"{self.host} cannot be listened on: {error.strerror or error}"
+            raise UsageError("USAGE", reason, remediation="Choose a port that is free.") from None
         self._runner = runner
         self._port = runner.addresses[0][1]
         return self

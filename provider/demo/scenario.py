@@ -210,12 +210,17 @@ class Demo:
             violations=violations,
             why=pod.why,
             expected=expected,
-            as_expected=_as_expected(violations, expected),
+            as_expected=is_as_expected(violations, expected),
         )
 
 
-def _as_expected(violations: tuple[str, ...], expected: tuple[tuple[str, str], ...]) -> bool:
-    """Whether there is one violation for each refusal, with the image and the code, and no other."""
+def is_as_expected(violations: tuple[str, ...], expected: tuple[tuple[str, str], ...]) -> bool:
+    """Whether there is one violation for each refusal, with the image and the code, and no other.
+
+    Args:
+        violations: messages of the violations.
+        expected: image and code of each refusal.
+    """
     heads = sorted(f"Subject failed verification: {image}: {code}" for image, code in expected)
     return len(heads) == len(violations) and all(
         text == head or text.startswith((f"{head}: ", f"{head} ("))

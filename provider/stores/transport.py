@@ -6,7 +6,8 @@ Rules:
 - A connection belongs to one set of egress rules and one TLS identity: the sessions are kept apart by both. Hosts that
   the operator did not name see neither the client certificate nor a connection to anywhere but a public address.
 - What may pass (connect failures, timeouts, 5xx, cut bodies) is tried again, twice at most, with jitter; what will not
-  (certificates, refused addresses, 4xx) is not. 429 is never retried here: the wait is the caller's.
+  (certificates, refused addresses, 4xx) is not. 429 is never retried here: the wait is the caller's. Besides, aiohttp
+  sends a GET once more when its connection broke, because it may have been an old one.
 - Errors name the host and what was asked, never a header, a query or a body: those may hold secrets. The texts of
   aiohttp's exceptions are not passed on, because some hold whole URLs.
 
@@ -137,6 +138,7 @@ class Transport:
             profile.host: _ProfileTls(profile, monotonic) for profile in settings.profiles if profile.has_own_tls
         }
         self._sessions: dict[tuple[str, EgressRules, bool], aiohttp.ClientSession] = {}
+        self._closed = False
         self._slots: LRUCache[str, asyncio.Semaphore] = LRUCache(MAX_HOSTS)
         self._timeout = aiohttp.ClientTimeout(
             total=settings.attempt_timeout_seconds, sock_connect=settings.connect_timeout_seconds
@@ -246,6 +248,8 @@ class Transport:
             own.refresh()
         key = (route.profile.host if own else "", rules, route.foreign if own else False)
         session = self._sessions.get(key)
+        if self._closed:
+            raise Undecided("REGISTRY_UNAVAILABLE", "the store was closed, as the configuration changed meanwhile")
         if session is None:
             tls = self._system_tls if own is None else own.foreign if route.foreign else own.context
             session = self._sessions[key] = aiohttp.ClientSession(
@@ -261,7 +265,8 @@ class Transport:
         return session
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every connection, for good: what is under way ends undecided."""
+        self._closed = True
         sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
             await session.close()

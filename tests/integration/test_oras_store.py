@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trustme
@@ -13,8 +14,7 @@ from provider.cache import ByteBoundedCache
 from provider.errors import Refused, Undecided
 from provider.oci import MEDIA_TYPE_INDEX, Descriptor, Digest, Manifest, Reference, Subject
 from provider.stores.oras import REFERRERS_API_SECONDS, TAG_SCHEMA_SECONDS, OrasStore
-from provider.stores.profile import OrasStoreSettings
-from tests.simulators.listener import body, delay, headers, status
+from tests.simulators.listener import body, delay, hang, headers, status
 from tests.simulators.registry import SIGNATURE, RegistrySimulator, as_json, index_of, sha512
 from tests.simulators.stores import QUICK, Clock, listed, oras_store, subject_of
 
@@ -342,10 +342,8 @@ class TestTls:
                     await store.resolve(Reference.parse(f"{registry.host}/{NAME}:v1"))
         assert registry.requests == []
 
-    async def test_a_client_certificate_is_shown_where_it_is_demanded(self, tmp_path: object) -> None:
-        from pathlib import Path
-
-        folder = Path(str(tmp_path))
+    async def test_a_client_certificate_is_shown_where_it_is_demanded(self, tmp_path: Path) -> None:
+        folder = tmp_path
         authority, clients = trustme.CA(), trustme.CA()
         client = clients.issue_cert("countersign@example.test")
         client.cert_chain_pems[0].write_to_path(folder / "client.pem")
@@ -379,7 +377,14 @@ class TestTls:
                     await store.aclose()
 
 
-async def test_a_closed_store_answers_undecided_and_can_be_closed_again() -> None:
-    store = OrasStore("store", OrasStoreSettings())
-    await store.aclose()
-    await store.aclose()
+async def test_a_store_that_is_closed_ends_what_is_under_way_undecided(registry: RegistrySimulator) -> None:
+    registry.push_image(NAME, tag="v1")
+    registry.fault("*", hang())
+    async with oras_store(registry) as store:
+        waiting = asyncio.create_task(store.resolve(Reference.parse(f"{registry.host}/{NAME}:v1")))
+        while not registry.requests:  # noqa: ASYNC110 - the simulator has no event for it
+            await asyncio.sleep(0.001)
+        await store.aclose()
+        with pytest.raises(Undecided, match="REGISTRY_UNAVAILABLE"):
+            await waiting
+    assert len(registry.requests) == 1

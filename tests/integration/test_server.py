@@ -521,7 +521,7 @@ async def test_n22_a_caller_that_does_not_read_its_answer_is_cut_off(serve: Serv
     async def verify(_key: str) -> Verdict:
         return big
 
-    site.judge.verify = verify  # type: ignore[method-assign]
+    site.judge.verify = verify
     body = request_body([f"k{number}" for number in range(1000)])
     async with await site.raw() as caller:
         await caller.send(head("POST", VERIFY_PATH, len(body)) + body)

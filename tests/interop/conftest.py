@@ -108,9 +108,10 @@ def notation(tmp_path_factory: pytest.TempPathFactory) -> Notation:
 
 
 @pytest.fixture(scope="session")
-def countersign(tmp_path_factory: pytest.TempPathFactory) -> Countersign:
+def countersign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Countersign]:
     """Our own command."""
-    return Countersign(tmp_path_factory.mktemp("countersign"))
+    with Countersign(tmp_path_factory.mktemp("countersign")) as command:
+        yield command
 
 
 @pytest.fixture(params=["notation", "countersign"])

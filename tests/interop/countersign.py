@@ -3,7 +3,7 @@
 Rules:
 - The trust that a test means goes through the same custom resources that a cluster has; there is no back door into the
   product's code, so configuration, assembly, store, verifier, policy and command line are all under test.
-- Undecided (exit code 2) is neither a yes nor a no: a test that gets it fails, with the report.
+- Undecided (exit code 2) is neither a yes nor a no: a test that expects one of these fails, with the report.
 
 What does not belong here: the real `notation` (notation.py) and expectations (the tests).
 """
@@ -11,19 +11,21 @@ What does not belong here: the real `notation` (notation.py) and expectations (t
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import yaml
 
 from tests.interop import peers
-from tests.interop.notation import Trust, Verdict
+from tests.interop.notation import Decision, Trust, Verdict
 from tests.interop.registries import NOTATION_SIGNATURE
 
 GROUP: Final = "config.ratify.deislabs.io/v1beta1"
-VERIFIED, REFUSED = 0, 1  # exit codes of `countersign verify`; 2 is: could not decide
+DECISIONS: Final = {0: Decision.VERIFIED, 1: Decision.REFUSED, 2: Decision.UNDECIDED}  # by exit code
 
 
 def resource(kind: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,42 +64,79 @@ def manifests(trust: Trust, registry: str) -> list[dict[str, Any]]:
 
 
 class Countersign:
-    """The command, with a folder of manifests for each use."""
+    """The command, with a folder of manifests for each use.
+
+    Use it as a context manager: it keeps a process that forks the runs (launcher.py).
+    """
 
     name = "countersign"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._uses = 0
+        self._launcher = subprocess.Popen(
+            [sys.executable, "-m", "tests.interop.launcher"],
+            cwd=peers.CLONE,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._launcher.stdin is not None
+        assert self._launcher.stdout is not None
+        self._launcher.stdin.close()
+        self._launcher.wait(peers.STOP_SECONDS)
+        self._launcher.stdout.close()
 
     def verify(self, reference: str, trust: Trust) -> Verdict:
         """Judge an image of a registry that speaks plain HTTP.
 
         Raises:
-            AssertionError: it could not decide, broke down, or its report is no JSON.
+            AssertionError: it broke down, or its report contradicts its exit code.
         """
         self._uses += 1
         folder = self._folder / f"use-{self._uses}"
-        folder.mkdir(parents=True)
+        manifests_folder = folder / "manifests"
+        manifests_folder.mkdir(parents=True)
         resources = manifests(trust, reference.partition("/")[0])
-        (folder / "resources.yaml").write_text(yaml.safe_dump_all(resources))
-        command: peers.Command = [
-            sys.executable,
-            "-m",
-            "provider",
-            "verify",
-            "--config",
-            folder,
-            "--output",
-            "json",
-            reference,
-        ]
-        done = peers.run(command, cwd=peers.CLONE)
-        said = (done.stdout + b"\n" + done.stderr).decode(errors="replace")
-        assert done.returncode in (VERIFIED, REFUSED), f"countersign verify exited {done.returncode}: {said}"
-        assert b"Traceback" not in done.stderr, said
-        codes = frozenset(_codes(json.loads(done.stdout)))
-        return Verdict(done.returncode == VERIFIED, said, codes)
+        (manifests_folder / "resources.yaml").write_text(yaml.safe_dump_all(resources))
+        return self._run(folder, *arguments(manifests_folder, reference))
+
+    def _run(self, folder: Path, *words: str) -> Verdict:
+        files = {name: folder / name for name in ("stdout", "stderr")}
+        request = {"arguments": words, **{name: str(file) for name, file in files.items()}}
+        assert self._launcher.stdin is not None
+        assert self._launcher.stdout is not None
+        self._launcher.stdin.write(json.dumps(request) + "\n")
+        self._launcher.stdin.flush()
+        code = self._launcher.stdout.readline().strip()
+        return read(int(code), files["stdout"].read_bytes(), files["stderr"].read_bytes())
+
+
+def arguments(configuration: Path, reference: str) -> list[str]:
+    """The words after `countersign` that judge an image."""
+    return ["verify", "--config", str(configuration), "--output", "json", "--timeout", "20", reference]
+
+
+def read(code: int, output: bytes, errors: bytes) -> Verdict:
+    """What a run of `countersign verify --output json` for one image said.
+
+    Raises:
+        AssertionError: it broke down, or its report contradicts its exit code.
+    """
+    said = (output + b"\n" + errors).decode(errors="replace")
+    assert code in DECISIONS, f"countersign verify exited {code}: {said}"
+    assert b"Traceback" not in errors, said
+    if not output:  # the configuration is wrong, which standard error says
+        assert DECISIONS[code] is Decision.UNDECIDED, said
+        return Verdict(Decision.UNDECIDED, said, frozenset(re.findall(r"^countersign: ([A-Z_]+):", said, re.MULTILINE)))
+    report = json.loads(output)
+    assert [one["decision"] for one in report["results"]] == [DECISIONS[code].value], said
+    return Verdict(DECISIONS[code], said, frozenset(_codes(report)))
 
 
 def _codes(report: Any) -> Iterator[str]:

@@ -11,6 +11,7 @@ What does not belong here: keys (authorities.py) and registries (registries.py).
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -74,32 +75,49 @@ class Trust:
         return {"version": "1.0", "trustPolicies": [statement]}
 
 
+class Decision(enum.Enum):
+    """Yes, no, and: not now. The real notation has no third one; it says no."""
+
+    VERIFIED = "verified"
+    REFUSED = "refused"
+    UNDECIDED = "undecided"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a judge said.
 
     Attributes:
-        verified: whether the image may run.
+        decision: whether the image may run.
         codes: stable codes of the refusal; empty for a judge that has none.
         words: everything it said, for the message of a failed test.
     """
 
-    verified: bool
+    decision: Decision
     words: str
     codes: frozenset[str] = frozenset()
 
 
 def assert_verified(verdict: Verdict) -> None:
     """The judge said yes."""
-    assert verdict.verified, verdict.words
+    assert verdict.decision is Decision.VERIFIED, verdict.words
 
 
 def assert_refused(verdict: Verdict, *codes: str) -> None:
     """The judge said no; and where it has codes, for one of these reasons."""
-    assert not verdict.verified, verdict.words
+    assert verdict.decision is Decision.REFUSED, verdict.words
     assert not verdict.codes or verdict.codes & set(codes), (
         f"none of {codes} in {sorted(verdict.codes)}: {verdict.words}"
     )
+
+
+def assert_undecided(judge: str, verdict: Verdict, *codes: str) -> None:
+    """The judge named did not say yes; ours says that it could not decide, for one of these reasons."""
+    if judge == Notation.name:
+        assert_refused(verdict)
+    else:
+        assert verdict.decision is Decision.UNDECIDED, verdict.words
+        assert verdict.codes & set(codes), f"none of {codes} in {sorted(verdict.codes)}: {verdict.words}"
 
 
 class Notation:
@@ -164,7 +182,7 @@ class Notation:
                 (place / f"{number}.pem").write_bytes(file.read_bytes())
         done = peers.run([self._program, "verify", "--insecure-registry", "-v", reference], env=self._env(home))
         said = (done.stdout + b"\n" + done.stderr).decode(errors="replace")
-        return Verdict(done.returncode == 0, said)
+        return Verdict(Decision.VERIFIED if done.returncode == 0 else Decision.REFUSED, said)
 
     def generate_test_certificate(self, name: str) -> tuple[Path, Path]:
         """`notation cert generate-test`: a self-signed RSA-2048 certificate; (key, certificate) files."""

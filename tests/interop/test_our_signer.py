@@ -121,7 +121,7 @@ def test_our_signature_of_a_signing_authority_verifies_with_that_type_of_store_o
     digest = app.push_image("authority")
     sign(app, digest, signer, in_format(envelope, scheme=signing.SCHEME_SIGNING_AUTHORITY))
     assert_verified(judge.verify(app.at(digest), Trust(signing_authority=[signer.root])))
-    assert not judge.verify(app.at(digest), Trust(ca=[signer.root])).verified
+    assert_refused(judge.verify(app.at(digest), Trust(ca=[signer.root])), "UNTRUSTED_ROOT", "TRUST_STORE_EMPTY")
 
 
 def test_an_openssl_time_stamp_on_our_signature_verifies(

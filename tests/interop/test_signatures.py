@@ -6,14 +6,17 @@ the test is wrong.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.interop import authorities
+from tests.interop import authorities, peers
 from tests.interop.authorities import Authority, Identity
 from tests.interop.conftest import Judge
-from tests.interop.notation import FORMATS, Notation, Trust, assert_refused, assert_verified
+from tests.interop.countersign import arguments, manifests, read
+from tests.interop.notation import FORMATS, Decision, Notation, Trust, assert_refused, assert_undecided, assert_verified
 from tests.interop.registries import Repository
 
 
@@ -24,6 +27,21 @@ def test_a_signature_in_any_registry_verifies(
     notation.sign(repository.at(digest), signer, envelope=envelope)
     assert [repository.envelope(one)[1] for one in repository.signatures(digest)] == [FORMATS[envelope]]
     assert_verified(judge.verify(repository.at(digest), trust))
+
+
+def test_the_command_started_afresh_says_the_same(
+    app: Repository, notation: Notation, signer: Identity, trust: Trust, tmp_path: Path
+) -> None:
+    """The other tests fork it from a process that has imported it already (launcher.py)."""
+    digest = app.push_image("afresh")
+    (tmp_path / "resources.yaml").write_text(yaml.safe_dump_all(manifests(trust, app.registry)))
+    command = [sys.executable, "-m", "provider", *arguments(tmp_path, app.at(digest))]
+    for signed in (False, True):
+        if signed:
+            notation.sign(app.at(digest), signer)
+        done = peers.run(command, cwd=peers.CLONE)
+        verdict = read(done.returncode, done.stdout, done.stderr)
+        assert verdict.decision is (Decision.VERIFIED if signed else Decision.REFUSED), verdict.words
 
 
 def test_an_unsigned_image_is_refused_in_any_registry(repository: Repository, trust: Trust, judge: Judge) -> None:
@@ -98,7 +116,7 @@ def test_a_pinned_intermediate_verifies_and_a_pinned_leaf_that_another_issued_do
     digest = app.push_image("pinned")
     notation.sign(app.at(digest), leaf)
     assert_verified(judge.verify(app.at(digest), trust.but(ca=[between.identity.certificate])))
-    assert not judge.verify(app.at(digest), trust.but(ca=[leaf.certificate])).verified
+    assert_undecided(judge.name, judge.verify(app.at(digest), trust.but(ca=[leaf.certificate])), "CONFIG_INVALID")
 
 
 def test_a_signer_whose_root_is_not_trusted_is_refused(

@@ -66,6 +66,10 @@ def utc(time: datetime) -> bytes:
     return der(0x17, time.strftime("%y%m%d%H%M%SZ").encode())
 
 
+def x509_time(time: datetime) -> bytes:
+    return utc(time) if time.year < 2050 else generalized(time)
+
+
 def extension(identifier: str, value: bytes, *, critical: bool = False) -> bytes:
     return der(0x30, oid(identifier), der(0x01, b"\xff") if critical else b"", der(0x04, value))
 
@@ -112,9 +116,9 @@ class Entity:
 
     @classmethod
     def root(cls, name: str = "Root", **options: Any) -> Entity:
-        """A self-signed authority."""
+        """A self-signed certificate, an authority unless told otherwise."""
         key = options.pop("key", None) or new_key()
-        certificate = _certificate(name, key, name, key, authority=True, **options)
+        certificate = _certificate(name, key, name, key, **{"authority": True, **options})
         return cls(certificate, key, (certificate,))
 
     def issue(self, name: str, *, key: PrivateKey | None = None, **options: Any) -> Entity:
@@ -194,8 +198,8 @@ class Entity:
             version,
             signed_by if inner_algorithm is None else inner_algorithm,
             (issuer or self.certificate).subject,
-            utc(this_update),
-            b"" if next_update is None else utc(next_update),
+            x509_time(this_update),
+            b"" if next_update is None else x509_time(next_update),
             der(0x30, *entries) if entries else b"",
             der(0xA0, der(0x30, *listed)) if listed else b"",
         )

@@ -1,7 +1,7 @@
 """The mistakes that people make in manifests, and what they are told.
 
-Each file of the folder mistakes is a manifest. Its first lines say what is wrong, which kinds of the good set (samples.py)
-it stands for, and every fault and warning that is told, word for word:
+Each file of the folder mistakes is a manifest. Its first lines say what is wrong, which kinds of the good set
+(samples.py) it stands for, and every fault and warning that is told, word for word:
 
     # what is wrong
     # replaces: Store Policy
@@ -35,7 +35,6 @@ def findings_of(path: Path) -> tuple[list[str], list[str]]:
     try:
         return [], list(map(str, read_set([*rest, manifest(text, path.name)]).warnings))
     except ConfigurationError as error:
-        assert error.code == "CONFIG_INVALID"
         return list(map(str, error.faults)), []
 
 
@@ -56,6 +55,7 @@ def test_every_mistake_says_what_happens() -> None:
 @pytest.mark.parametrize("path", MISTAKES, ids=lambda path: path.stem)
 def test_no_fault_repeats_key_material(path: Path) -> None:
     """Whatever is wrong: neither certificate nor key are quoted, they may be what should not be there."""
-    told = "\n".join(sum(findings_of(path), []))
+    faults, warnings = findings_of(path)
+    told = "\n".join(faults + warnings)
     for pem in (ROOT_PEM, PRIVATE_KEY_PEM):
         assert not any(line in told for line in pem.splitlines() if len(line) > 20 and "-----" not in line)

@@ -104,7 +104,7 @@ class TestReading:
         assert ours.next_due is None
         assert ours.entries(LEAF.certificate) == ()
 
-    @pytest.mark.parametrize("serial", [1, 127, 128, 255, 256, 0x80 << 120, (1 << 159) - 1])
+    @pytest.mark.parametrize("serial", [1, 127, 128, 255, 256, 0x80 << 120, (1 << 159) - 2])
     def test_every_serial_number_is_found_and_its_neighbours_are_not(self, serial: int) -> None:
         parsed = RevocationList.parse(ROOT.crl(*(entry(number) for number in (3, serial, 70_000))))
         for number, length in ((serial, 1), (serial + 1, 0)):
@@ -121,14 +121,9 @@ class TestReading:
         long = entry(7, extensions=[extension("1.2.3.4", b"\0" * 300)])
         assert revocation(long, entry(SERIAL), long) is not None
 
-    def test_generalized_time_is_read_too(self) -> None:
+    def test_times_from_2050_on_are_read_too(self) -> None:
         far = datetime(2119, 1, 1, tzinfo=UTC)
-        octets = ROOT.crl(next_update=None)
-        assert utc(YESTERDAY) in octets
-        position = octets.index(utc(YESTERDAY))
-        # Only the reading is of interest here: the signature does not survive the operation.
-        with pytest.raises(Refused):
-            RevocationList.parse(octets[:position] + generalized(far) + octets[position:])
+        assert RevocationList.parse(ROOT.crl(next_update=far)).next_update == far
 
     @pytest.mark.parametrize("reason", [None, *Reason])
     def test_the_reason_is_told_to_people(self, reason: Reason | None) -> None:

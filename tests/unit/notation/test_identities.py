@@ -7,7 +7,6 @@ import contextlib
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,9 +41,9 @@ def fault(text: str) -> str:
     return caught.value.reason
 
 
-def matches(certificate: Certificate, *identities: str) -> bool:
+def matches(signing: Certificate, *identities: str) -> bool:
     try:
-        found = match_identity(certificate, [TrustedIdentity.parse(text) for text in identities])
+        found = match_identity(signing, [TrustedIdentity.parse(text) for text in identities])
     except Refused as error:
         if error.code != "UNTRUSTED_IDENTITY":
             raise
@@ -208,8 +207,8 @@ def test_no_identity_at_all_matches_nothing() -> None:
 
 
 def test_the_wildcard_matches_every_subject() -> None:
-    for certificate in (contoso(), leaf(x509.Name([])), leaf(subject(COMMON_NAME="x"))):
-        assert matches(certificate, "*")
+    for signing_certificate in (contoso(), leaf(x509.Name([])), leaf(subject(COMMON_NAME="x"))):
+        assert matches(signing_certificate, "*")
 
 
 def test_n45_a_subject_without_the_mandatory_attributes_matches_no_name() -> None:
@@ -243,12 +242,10 @@ def test_n45_a_subject_that_names_a_type_twice_matches_no_name(repeated: str, to
 
 def test_other_attributes_of_the_subject_do_not_hinder_a_match() -> None:
     """notation-go refuses these subjects as a whole; nobody gains by them what the identity did not name."""
-    certificate = contoso(
-        DOMAIN_COMPONENT="example", BUSINESS_CATEGORY="Private", EMAIL_ADDRESS="a@b", SERIAL_NUMBER="1"
-    )
-    assert matches(certificate, "x509.subject: C=US,ST=WA,O=Contoso")
-    assert matches(certificate, "x509.subject: C=US,ST=WA,O=Contoso,SERIALNUMBER=1")
-    assert not matches(certificate, "x509.subject: C=US,ST=WA,O=Contoso,SERIALNUMBER=2")
+    signing = contoso(DOMAIN_COMPONENT="example", BUSINESS_CATEGORY="Private", EMAIL_ADDRESS="a@b", SERIAL_NUMBER="1")
+    assert matches(signing, "x509.subject: C=US,ST=WA,O=Contoso")
+    assert matches(signing, "x509.subject: C=US,ST=WA,O=Contoso,SERIALNUMBER=1")
+    assert not matches(signing, "x509.subject: C=US,ST=WA,O=Contoso,SERIALNUMBER=2")
 
 
 def test_a_relative_name_of_several_types_counts_attribute_by_attribute() -> None:
@@ -259,31 +256,35 @@ def test_a_relative_name_of_several_types_counts_attribute_by_attribute() -> Non
     assert matches(leaf(x509.Name(names)), "x509.subject: C=US,ST=WA,O=Contoso")
 
 
-@pytest.mark.parametrize("kind", [_ASN1Type.PrintableString, _ASN1Type.UTF8String, _ASN1Type.BMPString])
-def test_the_string_type_of_a_value_does_not_matter(kind: _ASN1Type) -> None:
-    value = "Contoso".encode("utf-16-be").decode() if kind is _ASN1Type.BMPString else "Contoso"
-    del value
-    name = x509.Name(
-        [
-            x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
-            x509.NameAttribute(NameOID.STATE_OR_PROVINCE_NAME, "WA", kind),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Contoso", kind),
-        ]
-    )
-    assert matches(leaf(name), "x509.subject: C=US,ST=WA,O=Contoso")
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"\x0cContoso", True),  # UTF8String
+        (b"\x13Contoso", True),  # PrintableString
+        (b"\x16Contoso", True),  # IA5String
+        (b"\x14Contoso", True),  # T61String
+        (b"\x04Contoso", False),  # OCTET STRING
+        (b"\x0cContos\xff", False),
+        (b"\x13Contos\xe9", False),
+        (b"\x13Contos\0", False),
+    ],
+)
+def test_text_is_compared_whatever_its_string_type_and_nothing_else_is_text(value: bytes, expected: bool) -> None:
+    der = contoso().der.replace(b"\x0c\x07Contoso", value[:1] + b"\x07" + value[1:])
+    assert matches(Certificate.parse(der), "x509.subject: C=US,ST=WA,O=Contoso") is expected
 
 
 def test_code_points_are_compared_and_nothing_is_normalised() -> None:
     composed, decomposed = "M\u00fcnchner", "Mu\u0308nchner"
-    certificate = leaf(subject(COUNTRY_NAME="DE", STATE_OR_PROVINCE_NAME="BY", ORGANIZATION_NAME=composed))
-    assert matches(certificate, f"x509.subject: C=DE,ST=BY,O={composed}")
-    assert not matches(certificate, f"x509.subject: C=DE,ST=BY,O={decomposed}")
+    signing = leaf(subject(COUNTRY_NAME="DE", STATE_OR_PROVINCE_NAME="BY", ORGANIZATION_NAME=composed))
+    assert matches(signing, f"x509.subject: C=DE,ST=BY,O={composed}")
+    assert not matches(signing, f"x509.subject: C=DE,ST=BY,O={decomposed}")
 
 
 def test_n45_a_subject_cannot_spell_further_attributes_inside_a_value() -> None:
-    certificate = leaf(subject(COUNTRY_NAME="US", STATE_OR_PROVINCE_NAME="WA", ORGANIZATION_NAME="Evil,O=Contoso"))
-    assert not matches(certificate, "x509.subject: C=US,ST=WA,O=Contoso")
-    assert matches(certificate, r"x509.subject: C=US,ST=WA,O=Evil\,O=Contoso")
+    signing = leaf(subject(COUNTRY_NAME="US", STATE_OR_PROVINCE_NAME="WA", ORGANIZATION_NAME="Evil,O=Contoso"))
+    assert not matches(signing, "x509.subject: C=US,ST=WA,O=Contoso")
+    assert matches(signing, r"x509.subject: C=US,ST=WA,O=Evil\,O=Contoso")
 
 
 # -- overlap ----------------------------------------------------------------------------------------------------------
@@ -346,5 +347,5 @@ def test_every_value_can_be_written_with_escapes(
 @given(value=values.filter(lambda text: len(text.encode()) <= 64), other=values)
 def test_two_different_values_never_match(value: str, other: str) -> None:
     hexed = "".join(f"\\{octet:02x}" for octet in other.encode())
-    certificate = leaf(subject(COUNTRY_NAME="US", STATE_OR_PROVINCE_NAME="WA", ORGANIZATION_NAME=value))
-    assert matches(certificate, f"x509.subject: C=US,ST=WA,O={hexed}") is (value == other)
+    signing = leaf(subject(COUNTRY_NAME="US", STATE_OR_PROVINCE_NAME="WA", ORGANIZATION_NAME=value))
+    assert matches(signing, f"x509.subject: C=US,ST=WA,O={hexed}") is (value == other)

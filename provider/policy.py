@@ -52,7 +52,7 @@ class ConfigPolicy:
         by_type: dict[str, list[VerifierReport]] = {artifact_type: [] for artifact_type in self.rules}
         for report in reports:
             by_type.setdefault(report.artifact_type, []).append(report)
-        if not reports:
+        if not by_type:
             return Decision(Standing.REFUSED, "UNSIGNED", "nothing that a verifier judges is attached to the image")
         decisions = [self._decide(artifact_type, of_type) for artifact_type, of_type in by_type.items()]
         for standing in (Standing.REFUSED, Standing.UNDECIDED):

@@ -16,7 +16,8 @@ from __future__ import annotations
 import enum
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
 import structlog
@@ -31,6 +32,11 @@ from provider.errors import UsageError, printable
 
 MAX_LOGGED_TEXT: Final = 4096  # characters of one value in a text line
 LEVELS: Final = ("debug", "info", "warning", "error")
+
+ENDPOINTS: Final = ("verify", "mutate", "other")  # other: a path that is neither
+REQUEST_OUTCOMES: Final = ("complete", "partial", "failed", "rejected")
+KEY_OUTCOMES: Final = ("succeeded", "refused", "invalid", "undecided")
+_BOTH: Final = ("endpoint", "outcome")
 
 # Seconds. Warm answers take a few milliseconds, cold ones some round trips, and nothing may take five seconds.
 _REQUEST_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
@@ -129,11 +135,39 @@ def _one_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mu
     return safe
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointMetrics:
+    """The metrics of one endpoint, their labels filled in once and not for each request.
+
+    Attributes:
+        requests: by outcome, one of REQUEST_OUTCOMES.
+        keys: by outcome, one of KEY_OUTCOMES.
+        deadline_misses: requests whose deadline came before all of their keys were done.
+        seconds: durations of requests.
+        ratify_milliseconds: the same under Ratify's name; None where Ratify has none.
+    """
+
+    requests: Mapping[str, Counter]
+    keys: Mapping[str, Counter]
+    deadline_misses: Counter
+    seconds: Histogram
+    ratify_milliseconds: Histogram | None
+
+    def observe(self, seconds: float) -> None:
+        """Note the duration of one request."""
+        self.seconds.observe(seconds)
+        if self.ratify_milliseconds is not None:
+            self.ratify_milliseconds.observe(seconds * 1000)
+
+
 class Metrics:
     """Every metric of the process, in a registry of its own.
 
-    Label values: `endpoint` is verify or mutate (other for what is neither); `outcome`, `reason` and `result` are the
-    words listed at each metric; `error` is a code of errors.CODES.
+    Label values: `endpoint` is one of ENDPOINTS; `outcome`, `reason` and `result` are the words listed at each metric;
+    `error` is a code of errors.CODES.
+
+    Attributes:
+        registry: for reading single values, as tests do.
     """
 
     def __init__(self) -> None:
@@ -143,45 +177,35 @@ class Metrics:
         GCCollector(registry=self.registry)
         Info("countersign_build", "Version of Countersign.", registry=self.registry).info({"version": __version__})
 
-        self.requests = self._counter(
-            "countersign_requests",
-            "Requests answered: complete, partial (keys missing), failed (no item), rejected (malformed, not allowed).",
-            "endpoint",
-            "outcome",
-        )
-        self.keys = self._counter(
-            "countersign_keys",
-            "Keys answered: succeeded, refused, invalid, undecided (left out, or a failed mutation).",
-            "endpoint",
-            "outcome",
-        )
         self.system_errors = self._counter(
             "ratify_system_error_count", "Causes given in system errors, by code of docs/errors.md.", "error"
         )
-        self.deadline_misses = self._counter(
+        self._requests = self._counter(
+            "countersign_requests", "Requests answered: complete, partial (keys missing), failed, rejected.", *_BOTH
+        )
+        self._keys = self._counter(
+            "countersign_keys", "Keys answered: succeeded, refused, invalid, undecided (left out, or no value).", *_BOTH
+        )
+        self._deadline_misses = self._counter(
             "countersign_deadline_misses",
             "Requests whose deadline came before all of their keys were done.",
             "endpoint",
         )
-        self.request_seconds = Histogram(
+        self._request_seconds = self._histogram(
             "countersign_request_duration_seconds",
             "From the first byte of a request until its answer is ready.",
-            ("endpoint",),
-            buckets=_REQUEST_BUCKETS,
-            registry=self.registry,
+            _REQUEST_BUCKETS,
+            "endpoint",
         )
-        self.ratify_verification_request = Histogram(
-            "ratify_verification_request",
-            "Duration of a verification request in milliseconds, as Ratify v1 names it.",
-            buckets=_RATIFY_VERIFY_BUCKETS,
-            registry=self.registry,
-        )
-        self.ratify_mutation_request = Histogram(
-            "ratify_mutation_request",
-            "Duration of a mutation request in milliseconds, as Ratify v1 names it.",
-            buckets=_RATIFY_MUTATE_BUCKETS,
-            registry=self.registry,
-        )
+        self._ratify_durations = {
+            "verify": self._histogram(
+                "ratify_verification_request", "Duration of a verification in milliseconds.", _RATIFY_VERIFY_BUCKETS
+            ),
+            "mutate": self._histogram(
+                "ratify_mutation_request", "Duration of a mutation in milliseconds.", _RATIFY_MUTATE_BUCKETS
+            ),
+        }
+        self._endpoints = {name: self._bind(name) for name in ENDPOINTS}
         self.requests_in_flight = self._gauge("countersign_requests_in_flight", "Requests being answered now.")
         self.unfinished_keys = self._gauge(
             "countersign_unfinished_keys", "Keys under way now, those whose request was already answered included."
@@ -206,13 +230,29 @@ class Metrics:
             "countersign_tls_certificate_not_after_seconds", "Unix time at which the serving certificate expires."
         )
 
+    def endpoint(self, name: str) -> EndpointMetrics:
+        """The metrics of one endpoint, one of ENDPOINTS."""
+        return self._endpoints[name]
+
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics if `accept`, the scraper's header, asks for it."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
+
+    def _bind(self, endpoint: str) -> EndpointMetrics:
+        return EndpointMetrics(
+            requests={outcome: self._requests.labels(endpoint, outcome) for outcome in REQUEST_OUTCOMES},
+            keys={outcome: self._keys.labels(endpoint, outcome) for outcome in KEY_OUTCOMES},
+            deadline_misses=self._deadline_misses.labels(endpoint),
+            seconds=self._request_seconds.labels(endpoint),
+            ratify_milliseconds=self._ratify_durations.get(endpoint),
+        )
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, labels, registry=self.registry)
 
     def _gauge(self, name: str, documentation: str) -> Gauge:
         return Gauge(name, documentation, registry=self.registry)
+
+    def _histogram(self, name: str, documentation: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, documentation, labels, buckets=buckets, registry=self.registry)

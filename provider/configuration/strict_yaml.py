@@ -30,13 +30,13 @@ MAX_DIGITS: Final = 100  # of one number; keeps int() linear
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# Section 10.3.2. Infinity and not-a-number stay text: no setting means them.
+# Section 10.3.2. Infinity, not-a-number and what a double cannot hold stay text: no setting means them.
 _NULL: Final = re.compile(r"~|null|Null|NULL|")
 _BOOLEANS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INTEGER: Final = re.compile(r"[-+]?[0-9]+")
 _OCTAL: Final = re.compile(r"0o[0-7]+")
 _HEXADECIMAL: Final = re.compile(r"0x[0-9a-fA-F]+")
-_FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
+_FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,2})?")
 
 _TEXT_TAGS: Final = frozenset({None, "!", "tag:yaml.org,2002:str"})
 _MERGE_KEY: Final = "<<"
@@ -142,7 +142,7 @@ class _Reader:
             case yaml.ScalarEvent():
                 if event.tag not in _TEXT_TAGS:
                     self._problem(line, f"a tag ({event.tag}) is not read")
-                plain = event.implicit[0]
+                plain = event.implicit[0] and event.tag is None
                 self._scalar(event.value, self._resolve(event.value, line) if plain else event.value, line)
             case yaml.MappingStartEvent():
                 self._open({}, event.tag, line)

@@ -113,7 +113,7 @@ def generalized_time(time: datetime) -> bytes:
     """GeneralizedTime in Z, with microseconds where there are any."""
     time = time.astimezone(UTC)
     fraction = f".{time.microsecond:06}".rstrip("0") if time.microsecond else ""
-    return asn1.encode(asn1.GENERALIZED_TIME, f"{time:%Y%m%d%H%M%S}{fraction}Z".encode())
+    return asn1.encode(asn1.GENERALIZED_TIME, f"{time.year:04}{time:%m%d%H%M%S}{fraction}Z".encode())
 
 
 def algorithm_identifier(identifier: str) -> bytes:

@@ -24,7 +24,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from provider.errors import InvalidKey, Refused, Undecided
+from provider.errors import CountersignError, InvalidKey, Refused, Undecided
 from provider.gatekeeper import protocol
 from provider.gatekeeper.settings import ServerSettings
 from provider.telemetry import Metrics
@@ -33,6 +33,8 @@ _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Failure = Refused | InvalidKey | Undecided
+
+_NOT_BEGUN: Final = Undecided("OVERLOADED", "too many images are being looked at already")
 
 
 class RenderedVerdict(Protocol):
@@ -146,16 +148,16 @@ class Verification(Endpoint[RenderedVerdict]):
         missing: dict[str, Undecided] = {}
         succeeded = invalid = 0
         for key, outcome in settled.items():
-            if isinstance(outcome, Undecided):
-                missing[key] = outcome
+            if not isinstance(outcome, CountersignError):
+                succeeded += outcome.is_success
+                items.append(protocol.value_item(key, b"{", outcome.fragment, tail))
+            elif isinstance(outcome, Refused):
+                items.append(protocol.value_item(key, b"{", protocol.refusal_fragment(key, outcome), tail))
             elif isinstance(outcome, InvalidKey):
                 invalid += 1
                 items.append(protocol.error_item(key, outcome, trace_id=trace_id))
-            elif isinstance(outcome, Refused):
-                items.append(protocol.value_item(key, b"{" + protocol.refusal_fragment(key, outcome) + tail))
             else:
-                succeeded += outcome.is_success
-                items.append(protocol.value_item(key, b"{" + outcome.fragment + tail))
+                missing[key] = outcome
         error = protocol.system_error(missing, trace_id=trace_id) if missing else ""
         refused = len(items) - succeeded - invalid
         return Answer(
@@ -236,8 +238,7 @@ class KeyWork:
             if known is not None:
                 settled[key] = known
                 continue
-            # The key takes its place in the order now; the task's outcome replaces this.
-            settled[key] = Undecided("OVERLOADED", f"{len(self._unfinished)} images are being looked at already")
+            settled[key] = _NOT_BEGUN  # the key takes its place in the order; the task's outcome replaces this
             if len(self._unfinished) < self._settings.max_unfinished_keys:
                 task = self._begin(endpoint, key)
                 tasks[key] = task
@@ -245,7 +246,7 @@ class KeyWork:
             remaining = max(0.0, deadline - time.monotonic())
             _, late = await asyncio.wait(tasks.values(), timeout=remaining)
             if late:
-                self._metrics.deadline_misses.labels(endpoint.name).inc()
+                self._metrics.endpoint(endpoint.name).deadline_misses.inc()
                 self._let_go(late)
             for key, task in tasks.items():
                 settled[key] = _outcome(task, endpoint.seconds)

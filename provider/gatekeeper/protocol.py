@@ -40,6 +40,9 @@ MAX_NAMED_KEY: Final = 200  # characters of a key that is named
 MAX_CAUSES: Final = 5  # distinct reasons told for one code; the images of others are counted
 
 
+_ENCODER: Final = json.JSONEncoder()
+
+
 def parse_request(body: bytes, limits: RequestLimits) -> tuple[str, ...]:
     """Read a ProviderRequest.
 
@@ -80,20 +83,20 @@ def parse_request(body: bytes, limits: RequestLimits) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
-def value_item(key: str, value: bytes) -> bytes:
-    """An item with a value. `value` must be one JSON value in UTF-8; it is trusted and not checked."""
-    return b'{"key":%b,"value":%b}' % (json.dumps(key).encode(), value)
+def value_item(key: str, *value: bytes) -> bytes:
+    """An item with a value. The pieces of `value` make one JSON value in UTF-8; they are trusted and not checked."""
+    return b"".join((b'{"key":', _json(key), b',"value":', *value, b"}"))
 
 
 def string_item(key: str, value: str) -> bytes:
     """An item whose value is a string, as mutation needs it."""
-    return value_item(key, json.dumps(value).encode())
+    return value_item(key, _json(value))
 
 
 def error_item(key: str, error: CountersignError, *, trace_id: str) -> bytes:
     """An item with an error. Gatekeeper caches it after a verification: only for what will not heal."""
     text = f"{explain(error)} (trace-id {trace_id})"
-    return b'{"key":%b,"error":%b}' % (json.dumps(key).encode(), json.dumps(text).encode())
+    return b'{"key":%b,"error":%b}' % (_json(key), _json(text))
 
 
 def verdict_tail(*, trace_id: str, at: datetime) -> bytes:
@@ -130,7 +133,7 @@ def render_response(items: Iterable[bytes], *, system_error: str = "", idempoten
         RESPONSE_KIND.encode(),
         b'"idempotent":true,' if idempotent else b"",
     )
-    tail = b'],"systemError":%b}}' % json.dumps(system_error).encode() if system_error else b"]}}"
+    tail = b'],"systemError":%b}}' % _json(system_error) if system_error else b"]}}"
     return head + b",".join(items) + tail
 
 
@@ -177,6 +180,10 @@ def _named(keys: Sequence[str]) -> str:
     names = ", ".join(printable(key, MAX_NAMED_KEY) for key in keys[:MAX_NAMED_KEYS])
     more = len(keys) - MAX_NAMED_KEYS
     return f"{names} and {more} more" if more > 0 else names
+
+
+def _json(text: str) -> bytes:
+    return _ENCODER.encode(text).encode()
 
 
 def _invalid(reason: str, *, expected: str | None = None, found: str | None = None) -> Undecided:

@@ -165,8 +165,7 @@ class Server:
         finally:
             self._requests -= 1
             self._metrics.requests_in_flight.set(self._requests)
-        if endpoint is not None:
-            self._observe(endpoint, time.monotonic() - received_at)
+        self._metrics.endpoint(name).observe(time.monotonic() - received_at)
         # A large answer goes out in pieces: written at once, a caller that does not read would leave it in our memory, and
         # TLS in asyncio would not even say that it is still there.
         whole = body if len(body) <= _PIECE_BYTES else io.BytesIO(body)
@@ -219,9 +218,8 @@ class Server:
         limit = self._settings.requests.max_body_bytes
         if request.headers.get("Content-Encoding", "identity") != "identity":
             raise _invalid(400, "the body is compressed", expected="no Content-Encoding")
-        too_large = _invalid(413, "the body is too large", expected=f"at most {limit} bytes")
         if (request.content_length or 0) > limit:
-            raise too_large
+            raise _too_large(limit)
         body = bytearray()
         try:
             if request.headers.get("Expect", "").lower() == "100-continue":
@@ -239,22 +237,22 @@ class Server:
         except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
             raise _invalid(400, "the request's body is broken off or not valid HTTP") from None
         if len(body) > limit:
-            raise too_large
+            raise _too_large(limit)
         return bytes(body)
 
     def _count(self, endpoint: str, answer: Answer) -> None:
+        metrics = self._metrics.endpoint(endpoint)
         for outcome, number in answer.counts.items():
             if number:
-                self._metrics.keys.labels(endpoint, outcome).inc(number)
+                metrics.keys[outcome].inc(number)
         for code in answer.codes:
             self._metrics.system_errors.labels(code).inc()
         undecided, total = answer.counts.get("undecided", 0), sum(answer.counts.values())
-        outcome = "complete" if not undecided else "failed" if undecided == total else "partial"
-        self._metrics.requests.labels(endpoint, outcome).inc()
+        metrics.requests["complete" if not undecided else "failed" if undecided == total else "partial"].inc()
 
     def _failure(self, endpoint: str, outcome: str, error: Undecided, trace_id: str) -> bytes:
         """An answer without items."""
-        self._metrics.requests.labels(endpoint, outcome).inc()
+        self._metrics.endpoint(endpoint).requests[outcome].inc()
         self._metrics.system_errors.labels(error.code).inc()
         return protocol.render_response((), system_error=protocol.request_error(error, trace_id=trace_id))
 
@@ -263,13 +261,6 @@ class Server:
         error = _internal_error() if status >= 500 else Undecided("REQUEST_INVALID", "the request is not valid HTTP")
         body = self._failure("other", "failed" if status >= 500 else "rejected", error, self._trace_ids())
         return web.Response(status=status, body=body, headers=_HEADERS)
-
-    def _observe(self, endpoint: Endpoint[Any], seconds: float) -> None:
-        self._metrics.request_seconds.labels(endpoint.name).observe(seconds)
-        if endpoint.name == "verify":
-            self._metrics.ratify_verification_request.observe(seconds * 1000)
-        else:
-            self._metrics.ratify_mutation_request.observe(seconds * 1000)
 
     def _trace_id(self, headers: Mapping[str, str]) -> str:
         """The caller's trace id if it sent a proper one, else a new one."""
@@ -300,6 +291,10 @@ class _RejectionError(Exception):
 
 def _invalid(status: int, reason: str, *, expected: str | None = None, found: str | None = None) -> _RejectionError:
     return _RejectionError(status, Undecided("REQUEST_INVALID", reason, expected=expected, found=found))
+
+
+def _too_large(limit: int) -> _RejectionError:
+    return _invalid(413, "the body is too large", expected=f"at most {limit} bytes")
 
 
 def _internal_error() -> Undecided:

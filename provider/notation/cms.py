@@ -100,7 +100,10 @@ def read_signed_data(data: bytes) -> SignedData:
     try:
         return _read_signed_data(data)
     except MalformedASN1Error:
-        rewritten = asn1.to_der(data)
+        try:
+            rewritten = asn1.to_der(data)
+        except MalformedASN1Error:
+            rewritten = data
         if rewritten == data:
             raise
         return _read_signed_data(rewritten)

@@ -49,7 +49,7 @@ MAX_ITEMS: Final = 10_000  # CBOR items of the message or of the protected heade
 
 _START: Final = b"\xd2\x84"  # tag 18, array of four
 _TAG_EPOCH: Final = 1
-# Initial octets of major type 7 that are taken: false, true, null and the three floats. No undefined, no simple values.
+# What major type 7 may be: false, true, null and the three floats. No undefined, no simple values.
 _MAJOR_7: Final = frozenset((20, 21, 22, 25, 26, 27))
 _FLOATS: Final = frozenset((25, 26, 27))
 

@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from provider.errors import Refused
@@ -51,7 +52,7 @@ from provider.notation.signature_algorithms import (
 
 MAX_TOKEN_BYTES: Final = 128 * 1024  # real tokens have 3 to 8 KiB
 MAX_PATH_STEPS: Final = 512  # candidates looked at while searching a path; a token with four certificates takes 6
-MAX_PATH_SIGNATURES: Final = 64  # certificate signatures verified meanwhile; at most 2 ms each
+MAX_PATH_SIGNATURES: Final = 32  # certificate signatures verified meanwhile; at most 2.4 ms each (RSA-16384)
 MAX_PATHS: Final = 16  # whole paths held against the rules
 MAX_ACCURACY_SECONDS: Final = 10**9  # beyond 30 years it says nothing
 
@@ -278,10 +279,11 @@ def _verify(token: bytes, message: bytes, roots: tuple[Certificate, ...]) -> Tim
     digest = hashlib.new(hash_name, message).digest()
     if info.imprint != digest:
         raise _invalid("it is of other content", expected=digest.hex(), found=info.imprint.hex())
+    search = _PathSearch(signed.certificates, roots, info.gen_time)
     failure = _invalid("it has no signer")
     for encoded in signed.signers:
         try:
-            chain = _verify_signer(encoded, signed, info, roots)
+            chain = _verify_signer(encoded, signed, search)
         except _FAULTS as error:
             failure = _invalid(str(error))
         except Refused as error:
@@ -291,16 +293,14 @@ def _verify(token: bytes, message: bytes, roots: tuple[Certificate, ...]) -> Tim
     raise failure
 
 
-def _verify_signer(
-    encoded: bytes, message: cms.SignedData, info: _TSTInfo, roots: tuple[Certificate, ...]
-) -> tuple[Certificate, ...]:
+def _verify_signer(encoded: bytes, message: cms.SignedData, search: _PathSearch) -> tuple[Certificate, ...]:
     """Verify one signer of a token and return its chain. Raises Refused or one of _FAULTS."""
     signer = cms.read_signer(encoded)
     certificate = _signing_certificate(signer, message.certificates)
     if certificate.public_key is None:
         raise UnsupportedAlgorithmError(f"the authority's key: {certificate.key_name}")
     cms.verify_signer(signer, certificate.public_key, message)
-    chain = _find_path(certificate, message.certificates, roots, info.gen_time)
+    chain = search.find(certificate)
     signing_time = signer.attribute(SIGNING_TIME)
     if signing_time is not None:
         try:
@@ -372,84 +372,73 @@ def _signer_name(message: cms.SignedData) -> str:
 # -- path -------------------------------------------------------------------------------------------------------------
 
 
-def _find_path(
-    signer: Certificate, pool: Sequence[Certificate], roots: Sequence[Certificate], at: datetime
-) -> tuple[Certificate, ...]:
-    """Find a path from the authority's certificate to a trusted root that keeps every rule of time-stamping chains."""
-    try:
-        check_valid_at(signer, at)
-    except Refused as error:
-        raise _invalid(f"at the time it states, {error.detail}") from None
-    search = _PathSearch(pool, roots, at)
-    failure: Refused | None = None
-    for tries, path in enumerate(search.paths((signer,)), 1):
-        try:
-            check_timestamping_chain(path)
-        except Refused as error:
-            failure = _invalid(error.detail)
-        else:
-            return path
-        if tries == MAX_PATHS:
-            break
-    if failure is not None:
-        raise failure
-    raise Refused(
-        "TIMESTAMP_UNTRUSTED",
-        f'no path leads from the time-stamp authority "{signer.subject_text}" to a trusted root',
-        expected=f"one of {len(roots)} trusted roots",
-        found=search.obstacle or f'a certificate issued by "{signer.issuer_text}"',
-    )
-
-
 class _PathSearch:
-    """Depth-first search through certificates of a token; every path that may be good, trusted roots first.
+    """Depth-first search through the certificates of a token, with one budget for all its signers."""
 
-    Attributes:
-        obstacle: why the last candidate with a fitting name was passed over.
-    """
-
-    def __init__(self, pool: Sequence[Certificate], roots: Sequence[Certificate], at: datetime) -> None:
+    def __init__(self, pool: Collection[Certificate], roots: Collection[Certificate], at: datetime) -> None:
         self._roots = frozenset(root for root in roots if root.is_self_issued)
         self._by_subject: dict[bytes, list[Certificate]] = {}
-        for certificate in dict.fromkeys((*self._roots, *pool)):
+        for certificate in dict.fromkeys((*self._roots, *pool)):  # trusted roots first: the shortest paths
             self._by_subject.setdefault(certificate.subject, []).append(certificate)
         self._at = at
         self._steps = MAX_PATH_STEPS
         self._signatures = MAX_PATH_SIGNATURES
         self._links: dict[tuple[Certificate, Certificate], str] = {}
-        self.obstacle = ""
+        self._obstacle = ""
 
-    def paths(self, path: tuple[Certificate, ...]) -> Iterator[tuple[Certificate, ...]]:
-        """All continuations of a path up to a trusted root.
+    def find(self, signer: Certificate) -> tuple[Certificate, ...]:
+        """Find a path from the authority's certificate to a trusted root that keeps the rules of time-stamping chains.
 
         Raises:
-            Refused: TIMESTAMP_UNTRUSTED, after MAX_PATH_STEPS or MAX_PATH_SIGNATURES.
+            Refused: TIMESTAMP_INVALID when the authority's certificate or every path breaks a rule; TIMESTAMP_UNTRUSTED
+                when there is no path, or the search takes more than MAX_PATH_STEPS or MAX_PATH_SIGNATURES.
         """
+        try:
+            check_valid_at(signer, self._at)
+        except Refused as error:
+            raise _invalid(f"at the time it states, {error.detail}") from None
+        self._obstacle = f'a certificate issued by "{signer.issuer_text}"'
+        failure: Refused | None = None
+        for path in islice(self._extend((signer,)), MAX_PATHS):
+            try:
+                check_timestamping_chain(path)
+            except Refused as error:
+                failure = _invalid(error.detail)
+            else:
+                return path
+        raise failure or Refused(
+            "TIMESTAMP_UNTRUSTED",
+            f'no path leads from the time-stamp authority "{signer.subject_text}" to a trusted root',
+            expected=f"one of {len(self._roots)} trusted roots",
+            found=self._obstacle,
+        )
+
+    def _extend(self, path: tuple[Certificate, ...]) -> Iterator[tuple[Certificate, ...]]:
+        """All continuations of a path up to a trusted root."""
         if len(path) == MAX_CHAIN_LENGTH:
             return
         below = path[-1]
         for candidate in self._by_subject.get(below.issuer, ()):
             if candidate in path:
                 continue
-            self._steps -= 1
             obstacle = self._check_link(below, candidate)
             if obstacle:
-                self.obstacle = obstacle
+                self._obstacle = obstacle
             elif candidate in self._roots:
                 yield (*path, candidate)
             else:
-                yield from self.paths((*path, candidate))
+                yield from self._extend((*path, candidate))
 
     def _check_link(self, below: Certificate, candidate: Certificate) -> str:
         """Why `candidate` cannot stand above `below` in a path; empty when it can."""
-        link = (below, candidate)
-        if link not in self._links:
-            self._signatures -= 1
+        obstacle = self._links.get((below, candidate))
+        self._steps -= 1
+        self._signatures -= obstacle is None
         if self._steps < 0 or self._signatures < 0:
             raise Refused("TIMESTAMP_UNTRUSTED", "the certificates of the time-stamp token form too many paths")
-        if link not in self._links:
-            self._links[link] = self._find_obstacle(below, candidate)
-        return self._links[link]
+        if obstacle is None:
+            obstacle = self._links[below, candidate] = self._find_obstacle(below, candidate)
+        return obstacle
 
     def _find_obstacle(self, below: Certificate, candidate: Certificate) -> str:
         purpose = candidate.extended_key_usage
@@ -460,6 +449,6 @@ class _PathSearch:
             check_issued_by(below, candidate)
         except Refused as error:
             return error.detail
-        if candidate not in self._roots and candidate.is_self_issued and is_self_signed(candidate):
+        if candidate not in self._roots and is_self_signed(candidate):
             return f'the root "{candidate.subject_text}", which is not among the trusted roots'
         return ""

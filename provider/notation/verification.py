@@ -237,6 +237,9 @@ class _Verification:
             return False
         if self._statement.verify_timestamp is VerifyTimestamp.ALWAYS:
             return True
+        return self._is_expired(envelope)
+
+    def _is_expired(self, envelope: Envelope) -> bool:
         return any(certificate.not_after < self._at for certificate in envelope.chain)
 
 

@@ -333,7 +333,12 @@ class OrasStore:
             began = self._monotonic()
             async with self._time_limit(what, min(left, self._settings.timeout_seconds)):
                 response = await self._ask(repository, _index_request(url, what))
-            left = max(left - (self._monotonic() - began), 0.0)
+            left -= self._monotonic() - began
+            if left <= 0:
+                raise Undecided(
+                    "REGISTRY_UNAVAILABLE",
+                    f"the pages of {what} took longer than {self._settings.listing_timeout_seconds:g} s",
+                )
             if response.status != 200 or response.media_type != MEDIA_TYPE_INDEX:
                 raise _unexpected(repository, response, f"a further page of {what}")
 
@@ -344,9 +349,7 @@ class OrasStore:
             async with asyncio.timeout(limit):
                 yield
         except TimeoutError:
-            raise Undecided(
-                "REGISTRY_UNAVAILABLE", f"{what} could not be had within {self._settings.timeout_seconds:g} s"
-            ) from None
+            raise Undecided("REGISTRY_UNAVAILABLE", f"{what} could not be had within {limit:.3g} s") from None
 
 
 def _request(method: str, url: URL, what: str, *, accept: str = "*/*", max_bytes: int = MAX_ERROR_BYTES) -> Request:

@@ -551,7 +551,7 @@ async def test_keys_beyond_the_places_for_work_are_named_as_overload(serve: Serv
     async with site.gatekeeper() as gatekeeper:
         reply = await gatekeeper.ask("slow1", "slow2", "a:good")
     assert reply.items == {}
-    assert "OVERLOADED: 2 images are being looked at already [a:good]" in reply.system_error
+    assert "OVERLOADED: too many images are being looked at already [a:good]" in reply.system_error
     assert "DEADLINE_EXCEEDED: not decided within 0.1 s [slow1, slow2]" in reply.system_error
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import itertools
 import json
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -68,7 +68,6 @@ class TokenIssuer:
     lifetime: int | None = 300
     member: str = "token"
     issued: dict[str, str] = field(default_factory=dict)
-    _numbers: Any = field(default_factory=lambda: itertools.count(1), repr=False)
 
     def revoke(self) -> None:
         """No token that was given out is good any more."""
@@ -86,7 +85,7 @@ class TokenIssuer:
             known, scope = has_account(authorization, self.accounts), query.get("scope", "")
         if not known:
             return error_reply(401, "UNAUTHORIZED")
-        token = f"secret-token-{next(self._numbers)}-{'x' * 20}"
+        token = f"token-{secrets.token_hex(16)}"
         self.issued[token] = scope
         document: dict[str, Any] = {self.member: token}
         if self.lifetime is not None:

@@ -100,8 +100,8 @@ def test_an_unknown_level_is_told_with_the_known_ones() -> None:
 
 def test_metrics_keep_the_names_of_ratify() -> None:
     metrics = Metrics()
-    metrics.ratify_verification_request.observe(12)
-    metrics.ratify_mutation_request.observe(3)
+    metrics.endpoint("verify").observe(0.012)
+    metrics.endpoint("mutate").observe(0.003)
     metrics.system_errors.labels("INTERNAL").inc()
     page = metrics.render()[0].decode()
     assert 'ratify_verification_request_bucket{le="30.0"} 1.0' in page

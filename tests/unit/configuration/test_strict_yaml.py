@@ -48,6 +48,7 @@ def problems_of(text: str | bytes) -> list[tuple[int, int, str, str]]:
         ("1_000", "1_000"),
         ("-7", -7),
         ("1e3", 1000.0),
+        ("1e400", "1e400"),
         (".inf", ".inf"),
         (".nan", ".nan"),
         ("~", None),

@@ -240,7 +240,7 @@ def test_a_signature_of_another_key_or_over_other_attributes_is_refused() -> Non
     message, signer = signed()
     with pytest.raises(WrongSignatureError):
         cms.verify_signer(signer, ec.generate_private_key(ec.SECP256R1()).public_key(), message)
-    other = timestamping.signed_attributes(message.content, CERTIFICATE) + [timestamping.attribute("1.2.3")]
+    other = [*timestamping.signed_attributes(message.content, CERTIFICATE), timestamping.attribute("1.2.3")]
     encoded = timestamping.assemble_signer(
         other, CERTIFICATE, timestamping.algorithm_identifier("1.2.840.10045.4.3.2"), signer.signature
     )

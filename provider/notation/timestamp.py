@@ -376,7 +376,7 @@ class _PathSearch:
     """Depth-first search through the certificates of a token, with one budget for all its signers."""
 
     def __init__(self, pool: Collection[Certificate], roots: Collection[Certificate], at: datetime) -> None:
-        self._roots = frozenset(root for root in roots if root.is_self_issued)
+        self._roots = dict.fromkeys(root for root in roots if root.is_self_issued)  # a set that keeps the order
         self._by_subject: dict[bytes, list[Certificate]] = {}
         for certificate in dict.fromkeys((*self._roots, *pool)):  # trusted roots first: the shortest paths
             self._by_subject.setdefault(certificate.subject, []).append(certificate)

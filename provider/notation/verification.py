@@ -217,9 +217,12 @@ class _Verification:
             check_chain_valid_at(envelope.chain, self._at)
             return None
         if not envelope.timestamp_token:
-            raise Refused(
-                "TIMESTAMP_MISSING", "the signature carries no time-stamp and the trust policy lists a tsa store"
+            why = (
+                "a certificate of its chain has expired"
+                if self._is_expired(envelope)
+                else "the policy lists a tsa store"
             )
+            raise Refused("TIMESTAMP_MISSING", f"the signature carries no time-stamp, and {why}")
         roots = self._store_certificates(StoreType.TSA)
         timestamp = verify_timestamp(envelope.timestamp_token, envelope.signature, roots)
         check_timestamp_covers(envelope.chain, timestamp)
@@ -237,6 +240,9 @@ class _Verification:
             return False
         if self._statement.verify_timestamp is VerifyTimestamp.ALWAYS:
             return True
+        return self._is_expired(envelope)
+
+    def _is_expired(self, envelope: Envelope) -> bool:
         return self._is_expired(envelope)
 
     def _is_expired(self, envelope: Envelope) -> bool:

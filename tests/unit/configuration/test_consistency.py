@@ -33,8 +33,8 @@ def test_what_ratifys_chart_renders_is_read_without_a_warning() -> None:
     assert read(store, TIMESTAMPING, KEY_PROVIDER, TSA, policy).warnings == ()
 
 
-def test_the_articles_slip_is_told_three_times() -> None:
-    """`ca` where `tsa` was meant: twin stores and a key provider that nobody uses; it would show when certificates expire."""
+def test_the_articles_slip_is_told_twice() -> None:
+    """`ca` where `tsa` was meant: twin stores, and a key provider unused. Else it shows when certificates expire."""
     slip = TIMESTAMPING.replace(
         "      tsa:\n        cert-1: [ratify-notation-inline-cert-1]", "        cert-1: [ratify-notation-inline-cert-0]"
     ).replace("tsa:cert-1", "ca:cert-1")
@@ -112,7 +112,7 @@ def test_a_text_that_cannot_be_read_causes_no_faults_of_the_rest() -> None:
 
 
 def test_a_tenants_key_provider_of_the_same_name_changes_nothing_for_the_cluster() -> None:
-    """N58 of another kind: who may write to a namespace would otherwise choose the cluster's trust."""
+    """Who may write to a namespace would otherwise choose whom the cluster trusts."""
     tenant = namespaced(KEY_PROVIDER.replace("@ROOT@", "@CHAIN@"))
     resources = read(*good(), tenant)
     found = resources.find_key_provider("ratify-notation-inline-cert-0", "")

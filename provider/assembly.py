@@ -261,7 +261,7 @@ async def _close(parts: Iterable[_Part]) -> None:
         await part.aclose()
 
 
-class _Loading(NamedTuple):
+class Loading(NamedTuple):
     """How a key provider is loaded: whom to blame when it cannot be, and how often again, None for never."""
 
     resource: Resource
@@ -290,10 +290,10 @@ class _Attempt:
         self._stores: dict[str, Store] = {}
         self._verifiers: dict[str, Verifier] = {}
         self._policies: dict[str, PolicyEnforcer] = {}
-        self._to_load: list[tuple[_Part, _Loading]] = []
+        self._to_load: list[tuple[_Part, Loading]] = []
         self._faults: list[Fault] = []
 
-    def take(self, key: _Key, recipe: object, make: Callable[[], T], *, load: _Loading | None = None) -> T:
+    def take(self, key: _Key, recipe: object, make: Callable[[], T], *, load: Loading | None = None) -> T:
         """An object of the configuration in use, or a new one.
 
         Args:
@@ -367,7 +367,7 @@ class _Attempt:
             except ValueError as error:  # settings refuse illegal values; whatever the models let through is no crash
                 self.fault(resource, "spec.parameters", str(error))
 
-    async def _load(self, part: _Part, loading: _Loading, seconds: float) -> None:
+    async def _load(self, part: _Part, loading: Loading, seconds: float) -> None:
         try:
             await part.load(seconds)
         except ConfigurationError as error:
@@ -490,7 +490,7 @@ def _folder(
         ("folder", (path, timestamping)),
         None,
         lambda: DirectoryKeyManagementProvider(str(path), path, timestamping=timestamping),
-        load=_Loading(resource, f"spec.parameters.verificationCerts[{index}]", FOLDER_REFRESH_SECONDS),
+        load=Loading(resource, f"spec.parameters.verificationCerts[{index}]", FOLDER_REFRESH_SECONDS),
     )
 
 

@@ -236,7 +236,7 @@ CODES: Final[dict[str, CodeEntry]] = {
     # -- configuration and usage ----------------------------------------------------------------------------------
     "CONFIG_INVALID": _configuration(
         "A resource of the configuration is wrong.",
-        "Mend the fields named; the last good configuration stays active meanwhile.",
+        "Mend what is named; a running server keeps its last good configuration meanwhile.",
     ),
     "CERTIFICATE_INVALID": _configuration(
         "Certificate or key material in the configuration cannot be used.",

@@ -19,20 +19,21 @@ from typing import Final
 import click
 
 from provider import __version__
-from provider.errors import ConfigurationError, CountersignError
+from provider.errors import ConfigurationError, CountersignError, Refused
 
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1
 EXIT_UNDECIDED: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
+# Where each command is, and what the overview says of it without importing it.
 _COMMANDS: Final = {
-    "serve": "provider.cli.serve:serve",
-    "verify": "provider.cli.verify:verify",
-    "inspect": "provider.cli.inspect:inspect",
-    "check-config": "provider.cli.check_config:check_config",
-    "demo": "provider.cli.demo:demo",
-    "version": "provider.cli.version:version",
+    "serve": ("provider.cli.serve:serve", "Answer Gatekeeper over TLS."),
+    "verify": ("provider.cli.verify:verify", "Verify images as admission would, and say why."),
+    "inspect": ("provider.cli.inspect:inspect", "Show what is attached to an image, decoded and not trusted."),
+    "check-config": ("provider.cli.check_config:check_config", "Check manifests: every fault with its place."),
+    "demo": ("provider.cli.demo:demo", "Show who is admitted and who is denied, on an embedded registry."),
+    "version": ("provider.cli.version:version", "Print the versions that matter."),
 }
 
 
@@ -46,10 +47,14 @@ class _Commands(click.Group):
         target = _COMMANDS.get(cmd_name)
         if target is None:
             return None
-        module, _, attribute = target.partition(":")
+        module, _, attribute = target[0].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)  # noqa: S101 - the table above names commands
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
 
 @click.group(
@@ -69,8 +74,9 @@ def commands() -> None:
 def fail(error: CountersignError) -> None:
     """Say what is wrong on standard error, every fault on a line of its own, and what to do."""
     print(f"countersign: {error}", file=sys.stderr)
-    if isinstance(error, ConfigurationError):
-        for fault in error.faults:
+    faults = error.faults if isinstance(error, ConfigurationError) else ()
+    for fault in faults:
+        if str(fault) != error.reason:
             print(f"  {fault}", file=sys.stderr)
     print(f"  {error.remediation}", file=sys.stderr)
 
@@ -87,5 +93,5 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except CountersignError as error:
         fail(error)
-        sys.exit(EXIT_UNDECIDED)
+        sys.exit(EXIT_REFUSED if isinstance(error, Refused) else EXIT_UNDECIDED)
     sys.exit(code if isinstance(code, int) else EXIT_OK)

@@ -60,7 +60,9 @@ def inspect(image: str, config: Path | None, output: str, log_level: str, log_fo
 async def _inspect(reference: Reference, config: Path | None) -> dict[str, Any]:
     if config is None:
         environment = Environment.from_variables(os.environ)
-        credentials = DockerConfigCredentials(environment.docker_config) if environment.docker_config else None
+        credentials = (
+            DockerConfigCredentials(environment.docker_config, required=False) if environment.docker_config else None
+        )
         store = OrasStore("inspect", credentials=credentials, proxies=environment.proxies)
         try:
             return await _describe(store, reference)

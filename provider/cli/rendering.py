@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from provider.errors import CountersignError, printable
+from provider.errors import CountersignError, InvalidKey, printable
 from provider.executor import RenderedVerdict
 from provider.reports import VerifierReport
 
@@ -21,6 +21,7 @@ _STYLES = {
     "verified": "green",
     "refused": "red",
     "undecided": "yellow",
+    "invalid": "red",
     "ok": "green",
     "failed": "red",
     "logged": "yellow",
@@ -56,12 +57,17 @@ def verdict_tree(image: str, answer: RenderedVerdict) -> Tree:
 
 
 def failure_tree(image: str, error: CountersignError) -> Tree:
-    """A key that could not be decided."""
-    tree = Tree(line("undecided", image))
+    """A key that could not be decided, or is none."""
+    tree = Tree(line(decision_of(error), image))
     tree.add(line("code", error.code))
     tree.add(line("reason", error.detail))
     tree.add(line("what to do:", error.remediation))
     return tree
+
+
+def decision_of(error: CountersignError) -> str:
+    """The word for what came of a key without a verdict."""
+    return "invalid" if isinstance(error, InvalidKey) else "undecided"
 
 
 def _add_report(tree: Tree, report: VerifierReport) -> None:

@@ -12,7 +12,7 @@ import click
 
 from provider.cli import EXIT_OK, EXIT_REFUSED, EXIT_UNDECIDED
 from provider.cli.options import config_option, log_options, option, output_option
-from provider.cli.rendering import console, failure_tree, progress, verdict_tree
+from provider.cli.rendering import console, decision_of, failure_tree, progress, verdict_tree
 from provider.cli.running import executor_for
 from provider.errors import CountersignError
 from provider.executor import Executor, ExecutorSettings, RenderedVerdict
@@ -74,7 +74,7 @@ def _as_data(image: str, outcome: _Outcome) -> Mapping[str, Any]:
     """The value that Gatekeeper would get, with the image; for an undecided one its error."""
     if isinstance(outcome, CountersignError):
         error = {"code": outcome.code, "reason": outcome.detail, "remediation": outcome.remediation}
-        return {"image": image, "decision": "undecided", "error": error}
+        return {"image": image, "decision": decision_of(outcome), "error": error}
     decision = "verified" if outcome.is_success else "refused"
     value = json.loads(b"{" + outcome.fragment + b"}")
     return {"image": image, "decision": decision, "reference": str(outcome.reference), **value}

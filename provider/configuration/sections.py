@@ -16,8 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Final, NamedTuple, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, NamedTuple, NoReturn, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.alias_generators import to_camel
@@ -134,6 +133,8 @@ def describe(value: Any) -> str:
             return "nothing (null)"
         case bool():
             return str(value).lower()
+        case int() if value.bit_length() > 64:  # Python refuses to write out thousands of digits
+            return "a very large number"
         case int() | float():
             return f"the number {value}"
         case str() if "\n" in value or len(value) > MAX_QUOTED:
@@ -230,33 +231,16 @@ _WORDINGS: Final[Mapping[str, Callable[[Mapping[str, Any], Any], str]]] = {
 
 def _known_keys(model: type[Section], location: tuple[str | int, ...]) -> tuple[str, ...]:
     """The keys that a mapping at this place may have."""
-    annotation: Any = model
+    section: type[Section] | None = model
     for key in location:
-        annotation = _descend(annotation, key)
-    section = _find(annotation, lambda candidate: isinstance(candidate, type) and issubclass(candidate, Section))
+        if isinstance(key, str) and section is not None:  # numbers are places in a list of sections
+            fields = section.model_fields.values()
+            section = next((_section_in(field.annotation) for field in fields if field.alias == key), None)
     return () if section is None else tuple(field.alias or name for name, field in section.model_fields.items())
 
 
-def _descend(annotation: Any, key: str | int) -> Any:
-    """The annotation one step down."""
-    container = _find(
-        annotation,
-        lambda candidate: (
-            get_origin(candidate) in (tuple, dict) or (isinstance(candidate, type) and issubclass(candidate, Section))
-        ),
-    )
-    if get_origin(container) is tuple:
-        return get_args(container)[0]
-    if get_origin(container) is dict:
-        return get_args(container)[1]
-    fields = container.model_fields.values() if container is not None else ()
-    return next((field.annotation for field in fields if field.alias == key), None)
-
-
-def _find(annotation: Any, wanted: Callable[[Any], bool]) -> Any:
-    """The first part of an annotation that is wanted, through Annotated and unions."""
-    if wanted(annotation):
+def _section_in(annotation: Any) -> type[Section] | None:
+    """The section that an annotation is about: itself, or the first in a union, a list or Annotated."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    if get_origin(annotation) in (Annotated, Union, UnionType):
-        return next((part for part in (_find(part, wanted) for part in get_args(annotation)) if part is not None), None)
-    return None
+    return next((section for part in get_args(annotation) if (section := _section_in(part)) is not None), None)

@@ -48,7 +48,7 @@ class Problem:
 
     Attributes:
         document: number of the document in the file, from 1.
-        line: line of the file, from 1.
+        line: line of the file, from 1; 0 when it is not known.
         path: key path inside the document as far as it is known.
         message: what is wrong; quotes keys, never values.
     """
@@ -209,8 +209,8 @@ class _Reader:
         frame = self._stack[-1]
         if isinstance(frame.value, list):
             frame.value.append(value)
-        elif frame.key is not None:  # the parser alternates keys and values, so it is always there
-            frame.value[frame.key] = value
+        else:
+            frame.value[frame.key or ""] = value  # it is never None here: the parser alternates keys and values
             if not isinstance(value, (dict, list)):
                 frame.key = None
 

@@ -27,6 +27,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -174,8 +175,9 @@ class DockerConfigCredentials:
         await self._flights.aclose()
 
     def _load(self) -> DockerConfig | None:
-        path = self._path / "config.json" if self._path.is_dir() else self._path
+        path = self._path
         try:
+            path = path / "config.json" if path.is_dir() else path
             status = path.stat()
             stamp = (path, status.st_ino, status.st_mtime_ns, status.st_size)
             if stamp == self._stamp:
@@ -216,28 +218,28 @@ class DockerConfigCredentials:
         """Run `docker-credential-<name> get` (docker-credential-helpers, "Credential helper protocol")."""
         program = f"docker-credential-{name}"
         try:
-            process = await asyncio.create_subprocess_exec(
+            transport, conversation = await asyncio.get_running_loop().subprocess_exec(
+                _Conversation,
                 program,
                 "get",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
                 env=self._helper_environment,
                 start_new_session=True,
             )
         except OSError as error:
             raise _unavailable(f"the credential helper {program} cannot be run: {error.strerror}") from None
-        status: int | None = None
         try:
             async with asyncio.timeout(self._helper_timeout_seconds):
-                output = await _converse(process, server.encode())
-                status = await process.wait()
+                output, status = await conversation.hold(transport, server.encode())
         except TimeoutError:
             limit = self._helper_timeout_seconds
             raise _unavailable(f"the credential helper {program} did not answer within {limit:g} s") from None
         finally:
-            if status is None:
-                await _end(process)
+            transport.close()
+        if len(output) > MAX_HELPER_BYTES:
+            raise _unavailable(f"the credential helper {program} answered with more than {MAX_HELPER_BYTES} bytes")
         if status != 0:
             if _NOT_FOUND in output:
                 return None
@@ -245,28 +247,53 @@ class DockerConfigCredentials:
         return _read_helper_answer(program, output)
 
 
-async def _converse(process: asyncio.subprocess.Process, question: bytes) -> bytes:
-    """Write the question, read the answer, at most one byte more than is taken."""
-    if process.stdin is None or process.stdout is None:
-        return b""
-    with contextlib.suppress(ConnectionError):  # it may answer without listening
-        process.stdin.write(question)
-        await process.stdin.drain()
-    process.stdin.close()
-    output = b""
-    while len(output) <= MAX_HELPER_BYTES:
-        chunk = await process.stdout.read(MAX_HELPER_BYTES + 1 - len(output))
-        if not chunk:
-            break
-        output += chunk
-    return output
+class _Conversation(asyncio.SubprocessProtocol):
+    """One question to a helper and its answer, of which at most one byte more than is taken is kept."""
 
+    def __init__(self) -> None:
+        self._output = bytearray()
+        self._ended = asyncio.Event()
+        self._closed = False
+        self._exited = False
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Leave neither the process behind nor what it started: it runs in a session of its own."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    async def hold(self, transport: asyncio.SubprocessTransport, question: bytes) -> tuple[bytes, int | None]:
+        """Ask, and wait for the end of the answer and of the process; its exit status is None when it said too much.
+
+        Whoever stops waiting leaves neither the process behind nor what it started: it runs in a session of its own.
+        """
+        pipe = transport.get_pipe_transport(0)
+        if isinstance(pipe, asyncio.WriteTransport):
+            pipe.write(question)
+            pipe.close()
+        status: int | None = None
+        try:
+            await self._ended.wait()
+            status = transport.get_returncode()
+        finally:
+            if status is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(transport.get_pid(), signal.SIGKILL)
+        return bytes(self._output), status
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        del fd  # there is but one to read from
+        self._output += data[: MAX_HELPER_BYTES + 1 - len(self._output)]
+        if len(self._output) > MAX_HELPER_BYTES:
+            self._ended.set()
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        del exc
+        if fd == 1:
+            self._closed = True
+            self._end()
+
+    def process_exited(self) -> None:
+        self._exited = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._closed and self._exited:
+            self._ended.set()
 
 
 def _read_helper_answer(program: str, output: bytes) -> Credential:

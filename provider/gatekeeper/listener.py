@@ -34,6 +34,7 @@ from provider.telemetry import Metrics
 _log = structlog.get_logger(__name__)
 
 SWEEP_SECONDS: Final = 0.5  # how often the time limits of connections are looked at
+LINGER_SECONDS: Final = 1.0  # an unwanted body is read away for so long, or the caller would not see the answer
 _CLOSE_SECONDS: Final = 0.1  # for connections to close after the requests under way were waited for
 BACKLOG: Final = 1024  # connections waiting to be accepted; a burst of admissions opens them all at once
 
@@ -46,7 +47,7 @@ class Connection(web.RequestHandler):
 
     Attributes:
         refusal: why this caller may not ask; None when it may.
-        head_at: monotonic time of the first byte of the request that is received or answered now; None between requests.
+        head_at: monotonic time of the first byte of the request that is under way; None between requests.
         answering: the request's head is complete and its answer is not written yet.
         writing_since: monotonic time at which the answer began to be written; None when none is.
         idle_since: monotonic time at which the connection was opened or its last answer was written.
@@ -61,7 +62,7 @@ class Connection(web.RequestHandler):
             keepalive_timeout=listener.settings.keepalive_seconds,
             access_log=None,  # type: ignore[arg-type] # documented: None turns it off
             auto_decompress=False,  # Gatekeeper never compresses, and a bomb must not be inflated
-            lingering_time=1.0,
+            lingering_time=LINGER_SECONDS,
         )
         self._listener = listener
         self.refusal: Undecided | None = None

@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import io
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -66,8 +66,8 @@ def utc_now() -> datetime:
 
 
 def new_trace_id() -> str:
-    """A trace id for a request that brought none."""
-    return uuid.uuid4().hex
+    """A trace id for a request that brought none: 32 hex digits, as in W3C Trace Context."""
+    return secrets.token_hex(16)
 
 
 class Server:
@@ -166,8 +166,8 @@ class Server:
             self._requests -= 1
             self._metrics.requests_in_flight.set(self._requests)
         self._metrics.endpoint(name).observe(time.monotonic() - received_at)
-        # A large answer goes out in pieces: written at once, a caller that does not read would leave it in our memory, and
-        # TLS in asyncio would not even say that it is still there.
+        # A large answer goes out in pieces: of one that was written at once and is not read, asyncio's TLS would keep
+        # all in memory and not even say that it is still there.
         whole = body if len(body) <= _PIECE_BYTES else io.BytesIO(body)
         response = web.Response(status=status, body=whole, headers=_HEADERS)
         if status == 405:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 _DATA_LINK: Final = "..data"
+_CHUNK_BYTES: Final = 64 * 1024  # asked for at once, so that a small file costs little however large it may be
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
 
@@ -60,10 +61,12 @@ def read_file(path: Path, *, max_bytes: int, follow_links: bool) -> bytes:
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("not a regular file")
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise OSError(f"more than {max_bytes} bytes")
-    return data
+        data = bytearray()
+        while chunk := file.read(_CHUNK_BYTES):
+            data += chunk
+            if len(data) > max_bytes:
+                raise OSError(f"more than {max_bytes} bytes")
+    return bytes(data)
 
 
 def reason(error: OSError) -> str:

@@ -72,7 +72,7 @@ class RegistryProfile:
         try:
             domain = Reference.parse(f"{self.host}/name/space:tag").domain
         except InvalidKey:
-            domain = ""
+            domain = None
         if domain != self.host or self.host != self.host.lower():
             raise ValueError(f"{self.host!r} is not a registry host in lower case, such as registry.example.com:5000")
 

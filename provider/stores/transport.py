@@ -212,10 +212,13 @@ class Transport:
             raise _Transient("closed the connection") from None
 
     async def _send_once(self, request: Request, route: Route, proxy: Proxy | None) -> Response:
+        headers = dict(request.headers)
+        if proxy is not None and request.url.scheme == "http":
+            headers |= proxy.headers  # the proxy reads the request itself; with https it reads the CONNECT alone
         async with self._session(route, proxied=proxy is not None).request(
             request.method,
             request.url,
-            headers=request.headers,
+            headers=headers,
             data=request.form,
             allow_redirects=False,
             proxy=None if proxy is None else proxy.url,

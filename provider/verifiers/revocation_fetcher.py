@@ -262,16 +262,12 @@ class RevocationFetcher:
             if isinstance(error.os_error, EgressRefusedError):
                 raise _not_allowed(error.os_error) from None
             raise _FetchError("cannot be connected to") from None
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            raise _FetchError("the address is no HTTP URL", ServerOutcome.NOT_ASKED) from None
         except aiohttp.ClientResponseError:
             raise _FetchError("gave an answer that is not HTTP within limits") from None
-        except TimeoutError:
-            raise
+        except ValueError:  # of yarl and of IDNA too
+            raise _FetchError("the address is no HTTP URL", ServerOutcome.NOT_ASKED) from None
         except (aiohttp.ClientError, OSError, RuntimeError):  # RuntimeError: what uvloop says of a closed transport
             raise _FetchError("closed the connection") from None
-        except ValueError:
-            raise _FetchError("the address is no HTTP URL", ServerOutcome.NOT_ASKED) from None
 
     async def _read(self, stack: AsyncExitStack, answer: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         body = bytearray()

@@ -4,7 +4,7 @@ Rules:
 - A program is named by its environment variable (`COUNTERSIGN_NOTATION=/path`), else taken from `.peers/bin`
   (`make peers` fills it), else from the PATH. A variable that names nothing runnable is a mistake of the person who set
   it, so it fails; a program that is nowhere is a skip with the reason.
-- Servers listen on 127.0.0.1 only, keep what they store in the test's temporary folder and end with the fixture.
+- Servers listen on 127.0.0.1 only, keep what they store in memory or in the test's folder, and end with the fixture.
 - Every call has a time limit, and its words are in the failure when it fails.
 
 What does not belong here: keys and certificates (authorities.py), images (registries.py), expectations (the tests).

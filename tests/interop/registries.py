@@ -223,7 +223,7 @@ def docker_registry(folder: Path) -> Iterator[Registry]:
             {
                 "version": 0.1,
                 "log": {"level": "info"},
-                "storage": {"filesystem": {"rootdirectory": str(folder / "docker-registry")}},
+                "storage": {"inmemory": {}},
                 "http": {"addr": "127.0.0.1:0", "secret": "only so that it need not make one up"},
             }
         )

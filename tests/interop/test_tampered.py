@@ -17,10 +17,11 @@ import pytest
 from tests.interop.authorities import Identity
 from tests.interop.conftest import Judge
 from tests.interop.countersign import Countersign
-from tests.interop.notation import Notation, Trust, assert_refused, assert_verified
+from tests.interop.notation import Decision, Notation, Trust, assert_refused, assert_verified
 from tests.interop.registries import IMAGE_INDEX, IMAGE_MANIFEST, Repository, descriptor, encode
 
 # Which of them it is depends on where the flipped bit lies: in a name, a number, a separator ...
+FLIPS: Final = 100  # octets, evenly spread over an envelope of some 3,000, that are altered one at a time
 ALTERED: Final = (
     "SIGNATURE_INVALID",
     "ENVELOPE_MALFORMED",
@@ -110,6 +111,32 @@ def test_one_flipped_bit_in_a_signed_part_is_refused(
     assert altered != signed.envelope, part
     signed.clean.attach(signed.image, signed.manifest, altered)
     assert_refused(judge.verify(signed.clean.at(signed.image), trust), *ALTERED)
+
+
+def test_wherever_a_bit_is_flipped_countersign_admits_nothing_that_notation_refuses(
+    signed: Signed, trust: Trust, notation: Notation, countersign: Countersign
+) -> None:
+    """Also in what is not signed: padding, the order of members, who signed with which program.
+
+    Being stricter is allowed. Each altered envelope is alone in a repository.
+    """
+    step = len(signed.envelope) // FLIPS
+    clean = signed.clean
+    altered = {}
+    for at in range(0, len(signed.envelope), step):
+        repository = Repository(clean.registry, f"{clean.name}-{at}")
+        repository.push_image("to be altered")
+        repository.push_blob(b"{}")
+        repository.attach(signed.image, signed.manifest, _flipped(signed.envelope, at))
+        altered[repository.at(signed.image)] = at
+    decisions = countersign.verify_many(list(altered), trust)
+    assert decisions.keys() == altered.keys()
+    assert Decision.UNDECIDED not in decisions.values()
+    admitted = [image for image, decision in decisions.items() if decision is Decision.VERIFIED]
+    assert len(admitted) < len(altered) / 2, "most of an envelope is signed"
+    for image in admitted:
+        verdict = notation.verify(image, trust)
+        assert verdict.decision is Decision.VERIFIED, f"bit 0 of octet {altered[image]}: {verdict.words}"
 
 
 @pytest.mark.parametrize("kept", [0, 1, 200, -1], ids=["nothing", "one octet", "200 octets", "all but one octet"])

@@ -21,6 +21,7 @@ from tests.interop.conftest import Judge
 from tests.interop.notation import FORMATS, Notation, Trust, assert_refused, assert_verified
 from tests.interop.registries import Registry, Repository
 
+pytestmark = pytest.mark.timeout(180)  # all of LIVES one after the other, on a machine that is too busy for the first
 LIVES = (5, 15, 40)  # seconds that a short-lived certificate lives, tried in turn: a busy machine signs slowly
 TIMESTAMP = "io.cncf.notary.timestampSignature"
 

@@ -23,6 +23,7 @@ from tests.unit.configuration.samples import GOOD, fill, good, manifest
 
 ALL = "\n---\n".join(fill(text) for text in good())
 POLL_SECONDS = 0.001
+MOVING = Path("/proc/sys/kernel/random/uuid")
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -51,7 +52,7 @@ def test_a_file_of_several_documents_is_read(tmp_path: Path) -> None:
         "KeyManagementProvider/ratify-notation-inline-cert-0",
         "Policy/ratify-policy",
     ]
-    assert [one.source for one in resources][0] == f"{path}#1"
+    assert resources.stores[0].source == f"{path}#1"
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
@@ -194,17 +195,17 @@ class Watcher:
 
     async def good(self) -> ResourceSet:
         """The next good set."""
-        task, self.next = self.next or self._look(), None
+        task, self.next = self.next or self.look(), None
         return await asyncio.wait_for(task, 10)
 
     async def bad(self) -> ConfigurationError:
         """The next report; meanwhile no set may come."""
-        self.next = self.next or self._look()
+        self.next = self.next or self.look()
         error = await asyncio.wait_for(self.reports.get(), 10)
         assert not self.next.done()
         return error
 
-    def _look(self) -> asyncio.Task[ResourceSet]:
+    def look(self) -> asyncio.Task[ResourceSet]:
         async def following() -> ResourceSet:
             return await anext(self.sets)
 
@@ -253,6 +254,9 @@ async def test_a_change_and_its_reversal_yield_nothing_new(tmp_path: Path) -> No
         write(tmp_path, all__yaml="- broken\n")
         await watcher.bad()
         write(tmp_path, all__yaml=ALL)
+        watcher.next = watcher.next or watcher.look()
+        await asyncio.sleep(50 * POLL_SECONDS)
+        assert not watcher.next.done()
         write(tmp_path, more__yaml="- broken\n")
         await watcher.bad()
         (tmp_path / "more.yaml").unlink()
@@ -282,3 +286,18 @@ async def test_a_swapped_volume_of_kubernetes_is_a_change(tmp_path: Path) -> Non
         (tmp_path / "..data_tmp").symlink_to("..2")
         (tmp_path / "..data_tmp").rename(tmp_path / "..data")
         assert (await watcher.good()).digest != first.digest
+
+
+@pytest.mark.skipif(not MOVING.exists(), reason="no file here that reads differently each time")
+async def test_a_file_that_is_still_being_written_is_not_judged(tmp_path: Path) -> None:
+    """Content that is another at each look counts for nothing until it rests."""
+    write(tmp_path, all__yaml=ALL)
+    async with aclosing(Watcher(tmp_path)) as watcher:
+        await watcher.good()
+        (tmp_path / "moving.yaml").symlink_to(MOVING)
+        watcher.next = watcher.look()
+        await asyncio.sleep(50 * POLL_SECONDS)
+        assert watcher.reports.empty()
+        (tmp_path / "moving.yaml").unlink()
+        write(tmp_path, rests__yaml="- broken\n")
+        assert "found a list" in str(await watcher.bad())

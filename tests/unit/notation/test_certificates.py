@@ -478,6 +478,17 @@ def test_n43_a_leaf_in_a_trust_store_is_refused() -> None:
         check_trust_anchor(read(impostor.certificate))
 
 
+def test_an_old_self_issued_certificate_does_not_spoil_its_store_and_still_signs_nothing() -> None:
+    whole = der(certify("Self", pki.code_signing()).certificate)
+    old = Certificate.parse(operate(whole, inner_algorithm=SHA1_WITH_RSA, outer_algorithm=SHA1_WITH_RSA))
+    check_trust_anchor(old)
+    assert refusal(check_code_signing_chain, [old]).code == "ALGORITHM_UNSUPPORTED"
+    # the same signature under somebody else's name is no trust anchor
+    foreign = operate(der(LEAF.certificate), inner_algorithm=SHA1_WITH_RSA, outer_algorithm=SHA1_WITH_RSA)
+    with pytest.raises(ConfigurationError, match="cannot be a trust anchor"):
+        check_trust_anchor(Certificate.parse(foreign))
+
+
 @pytest.mark.parametrize(
     "key",
     [LEAF, ISSUING, certify("Self", pki.timestamping()), certify("X", pki.authority(), certify("X", pki.authority()))],

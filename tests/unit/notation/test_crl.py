@@ -37,7 +37,6 @@ from tests.simulators.revocation_data import (
     der,
     entry,
     extension,
-    generalized,
     integer,
     locations,
     oid,

@@ -141,7 +141,12 @@ class TestGoodResponses:
         assert judged(response).signer == RESPONDER.certificate
 
     def test_the_right_responder_is_found_among_several_certificates(self) -> None:
-        sent = [b"\x30\x03\x02\x01\x01", OTHER.certificate, ROOT.certificate, RESPONDER.certificate]
+        sent: list[bytes | Certificate] = [
+            b"\x30\x03\x02\x01\x01",
+            OTHER.certificate,
+            ROOT.certificate,
+            RESPONDER.certificate,
+        ]
         response = RESPONDER.ocsp(LEAF.certificate, ROOT.certificate, certificates=sent)
         assert judged(response).signer == RESPONDER.certificate
 
@@ -286,8 +291,11 @@ class TestWhatIsSaid:
     def test_n46_a_response_about_another_serial_number_says_nothing(self) -> None:
         assert "does not speak of" in refused(ROOT.ocsp(LEAF.certificate, serial=LEAF.certificate.serial + 1))
 
-    def test_n46_a_response_about_the_same_serial_number_of_another_issuer_says_nothing(self) -> None:
-        single = single_response(LEAF.certificate, OTHER.certificate)
+    @pytest.mark.parametrize(
+        "other", [OTHER, Entity.root("Root"), Entity.root("Other", key=ROOT.key)], ids=["both", "key", "name"]
+    )
+    def test_n46_a_response_about_the_same_serial_number_of_another_issuer_says_nothing(self, other: Entity) -> None:
+        single = single_response(LEAF.certificate, other.certificate)
         assert "does not speak of" in refused(ROOT.ocsp(LEAF.certificate, singles=[single]))
 
     def test_a_response_that_speaks_of_nobody_says_nothing(self) -> None:

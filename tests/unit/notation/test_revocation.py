@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -248,6 +247,12 @@ class TestAppointedResponders:
         assert (found.status, found.unavailable) == (ChainStatus.UNKNOWN, False)
         assert "the OCSP responder 'CN=responder' was revoked" in found.reason
 
+    def test_n46_one_whose_list_is_unusable_does_not_count(self) -> None:
+        entity = leaf(ocsp=[OCSP])
+        responder = CA.issue("responder", purposes=self.PURPOSES, crl=[CRL])
+        found, _ = check(entity, {OCSP: self.answer(responder, entity), CRL: CA.crl(next_update=YESTERDAY)})
+        assert (found.status, found.unavailable) == (ChainStatus.UNKNOWN, False)
+
     def test_one_whose_list_is_out_of_reach_is_no_judgement(self) -> None:
         entity = leaf(ocsp=[OCSP])
         responder = CA.issue("responder", purposes=self.PURPOSES, crl=[CRL])
@@ -476,7 +481,7 @@ class TestInParallel:
         network = self.network()
         batches: list[int] = []
 
-        def counting(inquiry: Inquiry[Any]) -> Iterator[Any]:
+        def counting(inquiry: Inquiry[tuple[object, ...]]) -> Inquiry[tuple[object, ...]]:
             batch = next(inquiry)
             while True:
                 batches.append(len(batch))
@@ -484,9 +489,10 @@ class TestInParallel:
                 try:
                     batch = inquiry.send(answers)
                 except StopIteration as stop:
-                    return stop.value
+                    return tuple(stop.value)
 
-        results = network.drive(counting(in_parallel([self.keeping(0), self.asking(1), self.keeping(2)])))  # type: ignore[arg-type]
+        inquiries: list[Inquiry[object]] = [self.keeping(0), self.asking(1), self.keeping(2)]
+        results = network.drive(counting(in_parallel(inquiries)))
         assert results == (0, (self.QUERIES[1].url.encode(),), 2)
         assert batches == [3]
         assert len(network.kept) == 2

@@ -100,7 +100,7 @@ class RenderedVerdict:
     """A verdict ready to be answered.
 
     Attributes:
-        fragment: JSON members as reports.Verdict.render makes them; reports.stamp completes them.
+        fragment: JSON members as reports.Verdict.render makes them; reports.verdict_tail completes them.
         verdict: the decision itself.
         reference: what was asked for, in normal form.
     """

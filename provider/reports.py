@@ -128,8 +128,13 @@ class Verdict:
         return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()[1:-1]
 
 
-def stamp(rendered: bytes, *, trace_id: str, at: datetime) -> bytes:
-    """Complete a rendered verdict to the JSON value of one answer: its own trace id and time (RFC 3339, UTC)."""
-    timestamp = at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    changing = json.dumps({"traceID": trace_id, "timestamp": timestamp}, separators=(",", ":")).encode()[1:-1]
-    return b"{" + rendered + b"," + changing + b"}"
+def verdict_tail(*, trace_id: str, at: datetime) -> bytes:
+    """What completes every verdict of one answer to a JSON value: `b"{" + Verdict.render(...) + tail`.
+
+    The trace id and the time are the same for all items of an answer, so they are rendered once and not per item.
+
+    Args:
+        trace_id: the request's.
+        at: when the answer was made (aware, UTC); fresh also for a verdict that was kept.
+    """
+    return f',"traceID":{json.dumps(trace_id)},"timestamp":"{at:%Y-%m-%dT%H:%M:%S.%fZ}"}}'.encode()

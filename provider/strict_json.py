@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 64  # nested arrays and objects; a Notary envelope has 2, an OCI index 5
 MAX_DIGITS: Final = 100  # digits of one number; keeps int() linear
+
+
+# Strings are passed over whole; possessive, so that no input makes it go back.
+_STRUCTURE: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(?P<opens>[\[{])|(?P<closes>[\]}])', re.DOTALL)
 
 
 class MalformedJSONError(ValueError):
@@ -37,13 +42,7 @@ def loads(data: bytes, *, max_bytes: int) -> Any:
         raise MalformedJSONError(f"not UTF-8 at byte {error.start}") from None
     _check_depth(text)
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_int=_bounded_int,
-            parse_float=_bounded_float,
-        )
+        value = _DECODER.decode(text)
         if "\\u" in text:  # an escaped lone surrogate parses, and then breaks whoever encodes it
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
@@ -55,24 +54,15 @@ def loads(data: bytes, *, max_bytes: int) -> Any:
 
 def _check_depth(text: str) -> None:
     """Refuse deep nesting before the recursive parser meets it."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
     depth = 0
-    in_string = False
-    escaped = False
-    for character in text if text.count("[") + text.count("{") > MAX_DEPTH else "":
-        if in_string:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                in_string = False
-        elif character == '"':
-            in_string = True
-        elif character in "[{":
+    for match in _STRUCTURE.finditer(text):
+        if match.lastgroup == "opens":
             depth += 1
             if depth > MAX_DEPTH:
                 raise MalformedJSONError(f"nested deeper than {MAX_DEPTH}")
-        elif character in "]}":
+        elif match.lastgroup == "closes":
             depth -= 1
 
 
@@ -100,3 +90,8 @@ def _bounded_float(digits: str) -> float:
     if not math.isfinite(number):
         raise MalformedJSONError("a number too large for a double")
     return number
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_bounded_int, parse_float=_bounded_float
+)

@@ -128,19 +128,21 @@ def read_manifests(path: Path) -> tuple[Manifest, ...]:
     """
     faults: list[Fault] = []
     manifests: list[Manifest] = []
-    room = MAX_TOTAL_BYTES
+    size = 0
     try:
         folder, files = _files(path)
     except OSError as error:
         raise _invalid([Fault(str(path), "", "", f"cannot be read: {reason(error)}")]) from None
     for name, file in files:
         try:
-            data = read_file(file, max_bytes=min(MAX_BYTES, room), follow_links=True)
+            data = read_file(file, max_bytes=MAX_BYTES, follow_links=True)
         except OSError as error:
             faults.append(Fault(name, "", "", f"cannot be read: {reason(error)}"))
         else:
-            room -= len(data)
             manifests.append(Manifest(name, folder, data))
+            size += len(data)
+        if size > MAX_TOTAL_BYTES:
+            raise _invalid([Fault(str(path), "", "", f"the manifests together have more than {MAX_TOTAL_BYTES} bytes")])
     if not files:
         faults.append(Fault(str(path), "", "", "holds no manifest (*.yaml, *.yml, *.json)"))
     if faults:

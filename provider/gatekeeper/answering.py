@@ -27,6 +27,7 @@ import structlog
 from provider.errors import CountersignError, InvalidKey, Refused, Undecided
 from provider.gatekeeper import protocol
 from provider.gatekeeper.settings import ServerSettings
+from provider.reports import verdict_tail
 from provider.telemetry import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -143,7 +144,7 @@ class Verification(Endpoint[RenderedVerdict]):
         return self._verifier.verify(key)
 
     def answer(self, settled: Mapping[str, RenderedVerdict | Failure], trace_id: str) -> Answer:
-        tail = protocol.verdict_tail(trace_id=trace_id, at=self._clock())
+        tail = verdict_tail(trace_id=trace_id, at=self._clock())
         items: list[bytes] = []
         missing: dict[str, Undecided] = {}
         succeeded = invalid = 0

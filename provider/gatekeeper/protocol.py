@@ -21,14 +21,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 from provider import strict_json
 from provider.errors import CountersignError, Refused, Undecided, printable
 from provider.gatekeeper.settings import RequestLimits
-from provider.reports import VALUE_VERSION, VerifierReport, stamp
+from provider.reports import VALUE_VERSION, VerifierReport
 
 API_VERSION: Final = "externaldata.gatekeeper.sh/v1beta1"
 ACCEPTED_API_VERSIONS: Final = frozenset({API_VERSION, "externaldata.gatekeeper.sh/v1alpha1"})
@@ -99,14 +98,6 @@ def error_item(key: str, error: CountersignError, *, trace_id: str) -> bytes:
     """An item with an error. Gatekeeper caches it after a verification: only for what will not heal."""
     text = f"{explain(error)} (trace-id {trace_id})"
     return b'{"key":%b,"error":%b}' % (_json(key), _json(text))
-
-
-def verdict_tail(*, trace_id: str, at: datetime) -> bytes:
-    """What completes every verdict of one answer; `b"{" + fragment + tail` is what reports.stamp gives.
-
-    The trace id and the time are the same for all items of an answer, so they are rendered once and not per item.
-    """
-    return stamp(b"", trace_id=trace_id, at=at)[1:]
 
 
 def refusal_fragment(key: str, error: Refused) -> bytes:

@@ -243,9 +243,6 @@ class _Verification:
         return self._is_expired(envelope)
 
     def _is_expired(self, envelope: Envelope) -> bool:
-        return self._is_expired(envelope)
-
-    def _is_expired(self, envelope: Envelope) -> bool:
         return any(certificate.not_after < self._at for certificate in envelope.chain)
 
 

@@ -11,6 +11,7 @@ What does not belong here: requests (transport.py), secrets (credentials/).
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,7 +166,7 @@ class Repository:
         """The repository of a reference.
 
         Raises:
-            InvalidKey: REFERENCE_INVALID, when the reference was built around its grammar.
+            InvalidKey: REFERENCE_INVALID, when the reference was built around its grammar, or its host is none.
         """
         # Reading the normal form again must give the same names; anything else was never parsed.
         again = Reference.parse(f"{reference.repository}:{reference.tag or 'latest'}")
@@ -173,8 +174,13 @@ class Repository:
             raise InvalidKey("REFERENCE_INVALID", "image reference is not in normal form", found=str(reference))
         domain = reference.domain.lower()
         listed = settings.profile(domain)
-        profile = listed or RegistryProfile(domain, plain_http=settings.plain_http)
-        host = URL(_base(domain, profile)).raw_host or ""
+        try:
+            profile = listed or RegistryProfile(domain, plain_http=settings.plain_http)
+            host = URL(_base(domain, profile)).raw_host or ""
+            if domain.startswith("["):
+                ipaddress.IPv6Address(host)
+        except ValueError:  # what the grammar of references lets through and no URL can hold, such as [::1::]
+            raise InvalidKey("REFERENCE_INVALID", "image reference has a bad registry host", found=domain) from None
         rules = LOOPBACK_ALLOWED if listed or is_loopback_literal(host) else PRIVATE_ALLOWED
         return cls(domain, reference.path, profile, rules)
 

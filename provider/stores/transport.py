@@ -17,6 +17,7 @@ What does not belong here: what a status means to OCI (oras.py), who gets which 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 import ssl
@@ -200,8 +201,8 @@ class Transport:
             if isinstance(error.os_error, EgressRefusedError):
                 raise _egress_refused(request, error.os_error) from None
             raise _Transient(_connect_problem(error)) from None
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            raise _protocol(request, "has an address that is no HTTP URL") from None
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError):  # UnicodeError: no name for DNS
+            raise _protocol(request, "is no host that can be asked") from None
         except aiohttp.ClientResponseError:  # raised only for answers that are not HTTP: raise_for_status is off
             raise _protocol(request, "gave an answer that is not HTTP within limits") from None
         except TimeoutError:
@@ -362,7 +363,8 @@ def _connect_problem(error: aiohttp.ClientConnectorError) -> str:
         return "cannot be found in DNS"
     if isinstance(cause, ssl.SSLError):
         return f"failed the TLS handshake: {(cause.reason or 'no reason given').replace('_', ' ').lower()}"
-    return f"cannot be connected to: {(cause.strerror or 'no reason given').lower()}"
+    # Not strerror: asyncio puts the address there, and who may name hosts need not learn where they are.
+    return f"cannot be connected to: {os.strerror(cause.errno).lower() if cause.errno else 'no reason given'}"
 
 
 def _unavailable(request: Request, problem: str, *, retry_after: float | None = None) -> Undecided:
@@ -388,8 +390,8 @@ def _untrusted_certificate(request: Request, error: aiohttp.ClientConnectorCerti
 def _egress_refused(request: Request, refusal: EgressRefusedError) -> Undecided:
     return Undecided(
         "REGISTRY_PROTOCOL",
-        f"{request.host} is at a {refusal.kind.name.lower().replace('_', '-')} address, which is not connected to for "
-        f"{request.what}",
+        f"{request.host} has an address of the class {refusal.kind.name.lower().replace('_', '-')}, which is not "
+        f"connected to, asked for {request.what}",
         remediation="If it is meant, list the registry under registries of the Store, or the host under its tokenHosts "
         "or redirectHosts; link-local and metadata addresses are always refused.",
     )

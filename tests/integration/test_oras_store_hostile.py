@@ -148,6 +148,13 @@ class TestServerTrouble:
             with pytest.raises(Undecided, match="REGISTRY_"):
                 await store.fetch_blob(subject_of(registry, NAME, image), blob, 100)
 
+    async def test_a_registry_that_speaks_no_tls_where_tls_is_meant_is_undecided(
+        self, registry: RegistrySimulator
+    ) -> None:
+        async with oras_store(registry, profile={"plain_http": False}) as store:
+            with pytest.raises(Undecided, match=r"REGISTRY_UNAVAILABLE.*TLS handshake"):
+                await store.resolve(Reference.parse(f"{registry.host}/{NAME}:v1"))
+
     @pytest.mark.parametrize("code", [400, 402, 418])
     async def test_statuses_that_make_no_sense_are_undecided_and_not_tried_again(
         self, registry: RegistrySimulator, code: int
@@ -495,6 +502,12 @@ class TestRedirects:
                     await store.fetch_blob(subject_of(registry, NAME, image), blob, 100)
         assert storage.requests == []
 
+    async def test_n04_three_redirects_are_followed(self, registry: RegistrySimulator) -> None:
+        image, _, blob = push(registry)
+        registry.fault("*/blobs/*", status(307, headers={"Location": f"/v2/{NAME}/blobs/{blob.digest}"}), times=3)
+        async with oras_store(registry) as store:
+            assert await store.fetch_blob(subject_of(registry, NAME, image), blob, 100) == BLOB
+
     async def test_n04_redirects_without_end_are_given_up(self, registry: RegistrySimulator) -> None:
         image, _, blob = push(registry)
         registry.fault("*/blobs/*", status(307, headers={"Location": f"/v2/{NAME}/blobs/{blob.digest}"}))
@@ -530,6 +543,44 @@ class TestWhereRegistriesMayBe:
         async with oras_store(settings=replace(QUICK, plain_http=True)) as store:
             with pytest.raises(Undecided, match=r"REGISTRY_PROTOCOL.*not connected to"):
                 await store.resolve(Reference.parse(f"{host}/{NAME}:v1"))
+
+    async def test_n03_a_name_that_dns_puts_at_a_loopback_address_is_not_connected_to(
+        self, registry: RegistrySimulator
+    ) -> None:
+        """An odd spelling stands in for a rebinding name: no IP literal to look at, and 127.0.0.1 to the resolver."""
+        registry.push_image(NAME, tag="v1")
+        async with oras_store(settings=replace(QUICK, plain_http=True)) as store:
+            with pytest.raises(Undecided, match=r"REGISTRY_PROTOCOL.*loopback.*not connected to"):
+                await store.resolve(Reference.parse(f"0x7f.1:{registry.port}/{NAME}:v1"))
+        assert registry.requests == []
+
+    @pytest.mark.parametrize("host", ["a" * 64 + ".example.test", "127.1", "1.2.3.4.5"])
+    async def test_a_host_that_is_no_name_for_dns_is_undecided(self, host: str) -> None:
+        async with oras_store(settings=replace(QUICK, plain_http=True)) as store:
+            with pytest.raises(Undecided, match=r"REGISTRY_PROTOCOL.*no host that can be asked"):
+                await store.resolve(Reference.parse(f"{host}/{NAME}:v1"))
+
+    @pytest.mark.parametrize("host", ["https://a..b/token", "https://" + "a" * 64 + ".example.test/token"])
+    async def test_a_realm_or_redirect_that_is_no_name_for_dns_is_undecided(
+        self, registry: RegistrySimulator, host: str
+    ) -> None:
+        image, _, blob = push(registry)
+        async with oras_store(registry) as store:
+            registry.fault("*", status(302, headers={"Location": host}))
+            with pytest.raises(Undecided, match="REGISTRY_PROTOCOL"):
+                await store.fetch_blob(subject_of(registry, NAME, image), blob, 100)
+            registry.fault("*", status(401, headers={"WWW-Authenticate": f'Bearer realm="{host}"'}))
+            with pytest.raises(Undecided, match="REGISTRY_PROTOCOL"):
+                await store.resolve(Reference.parse(f"{registry.host}/{NAME}:v1"))
+
+    async def test_error_bodies_that_are_compressed_are_not_read(self, registry: RegistrySimulator) -> None:
+        push(registry)
+        registry.head = False
+        fields = {"Content-Encoding": "gzip", "Docker-Distribution-Api-Version": "registry/2.0"}
+        registry.fault("*", status(404, body=gzip.compress(b"{}"), headers=fields), method="GET")
+        async with oras_store(registry) as store:
+            with pytest.raises(Refused, match="IMAGE_NOT_FOUND"):
+                await store.resolve(Reference.parse(f"{registry.host}/{NAME}:v1"))
 
     async def test_error_bodies_without_end_are_not_read(self, registry: RegistrySimulator) -> None:
         push(registry)

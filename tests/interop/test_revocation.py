@@ -131,12 +131,13 @@ def test_a_suspended_certificate_is_refused(issuer: Issuer, sign: Sign, judge: J
     assert_refused(judge.verify(image, Trust(ca=[issuer.authority.identity.certificate])), "CERTIFICATE_REVOKED")
 
 
+@pytest.mark.parametrize("extensions", ["", "noCheck = ignored"], ids=["an ordinary one", "one that nobody checks"])
 def test_n46_an_answer_signed_by_a_code_signer_of_the_same_authority_admits_nobody(
-    issuer: Issuer, sign: Sign, countersign: Countersign
+    issuer: Issuer, sign: Sign, extensions: str, countersign: Countersign
 ) -> None:
     """The holder of any certificate of the authority vouches for himself. Only ours: notation admits the image."""
     signer = issuer.signer("ocsp")
     image = sign(signer)
-    issuer.responder = issuer.authority.issue(f"impostor-{next(_numbers)}")
+    issuer.responder = issuer.authority.issue(f"impostor-{next(_numbers)}", extensions=extensions)
     verdict = countersign.verify(image, Trust(ca=[issuer.authority.identity.certificate]))
     assert_refused(verdict, "REVOCATION_UNKNOWN")

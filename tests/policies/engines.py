@@ -8,15 +8,14 @@ builtin.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 import yaml
+
+from tests.interop.peers import find
 
 POLICIES: Final = Path(__file__).resolve().parents[2] / "policies"
 UNDEFINED: Final = object()  # in place of an answer: the builtin fails and is undefined
@@ -30,19 +29,12 @@ def source(file: str) -> tuple[str, bool]:
     return (target["rego"], True) if "rego" in target else (target["code"][0]["source"]["rego"], False)
 
 
-def binary(name: str) -> str:
-    """The path of a binary; skips the test, with the reason, where there is none."""
-    variable = f"COUNTERSIGN_{name.upper()}"
-    found = os.environ.get(variable) or shutil.which(name)
-    if not found:
-        pytest.skip(f"no {name}: {variable} is not set and {name} is not on PATH")
-    return found
-
-
 def stand_in(answer: Any, *, older: bool) -> str:
     """The definition of external_data that answers one thing, to the provider's name only."""
     condition = 'request.provider == "ratify-provider"' if answer is not UNDEFINED else "request.provider == 7"
-    result = "{}" if answer is UNDEFINED else json.dumps(answer)
+    # Through json.unmarshal, so that opa's type checker knows no more of the answer than of the real builtin's.
+    text = "{}" if answer is UNDEFINED else json.dumps(answer)
+    result = f"json.unmarshal({json.dumps(text)})"
     return (
         f"external_data(request) = {result} {{\n  {condition}\n}}\n"
         if older
@@ -56,7 +48,7 @@ def opa_check(file: str, folder: Path) -> str:
     (folder / "template.rego").write_text(rego)
     (folder / "external_data.rego").write_text("package ratifyverification\n\n" + stand_in({}, older=older))
     done = subprocess.run(
-        [binary("opa"), "check", "--strict", "--v0-compatible" if older else "--v1-compatible", str(folder)],
+        [find("opa"), "check", "--strict", "--v0-compatible" if older else "--v1-compatible", str(folder)],
         capture_output=True,
         timeout=_SECONDS,
         check=False,
@@ -70,7 +62,7 @@ def opa(file: str, query: str, review: Mapping[str, Any], answer: Any, folder: P
     (folder / "template.rego").write_text(rego)
     (folder / "external_data.rego").write_text("package ratifyverification\n\n" + stand_in(answer, older=older))
     done = subprocess.run(
-        [binary("opa"), "eval", "--v0-compatible" if older else "--v1-compatible", "--format=json", "--stdin-input"]
+        [find("opa"), "eval", "--v0-compatible" if older else "--v1-compatible", "--format=json", "--stdin-input"]
         + [f"--data={folder / name}.rego" for name in ("template", "external_data")]
         + [f"data.ratifyverification.{query}"],
         input=json.dumps({"review": review}).encode(),
@@ -92,7 +84,7 @@ def gator(file: str, constraint: str, manifest: Mapping[str, Any], answer: Any, 
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "constraint.yaml").write_text(constraint)
     done = subprocess.run(
-        [binary("gator"), "test", "--output=json"]
+        [find("gator"), "test", "--output=json"]
         + [f"--filename={folder / name}" for name in ("template.json", "constraint.yaml", "object.json")],
         capture_output=True,
         timeout=_SECONDS,

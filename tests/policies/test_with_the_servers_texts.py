@@ -10,7 +10,7 @@ from provider.demo.admission import ExternalData, Template, review_of
 from provider.errors import CODES, InvalidKey, Refused, Undecided
 from provider.gatekeeper import protocol
 from provider.oci import Digest, Reference
-from provider.reports import Verdict, VerifierReport
+from provider.reports import Verdict, VerifierReport, verdict_tail
 from tests.policies.engines import POLICIES
 
 TEMPLATE: Final = Template.parse((POLICIES / "template.yaml").read_bytes())
@@ -32,7 +32,7 @@ def _messages(images: list[str], *items: bytes, system_error: str = "") -> tuple
 
 
 def _item(image: str, verdict: Verdict) -> bytes:
-    tail = protocol.verdict_tail(trace_id=TRACE, at=AT)
+    tail = verdict_tail(trace_id=TRACE, at=AT)
     return protocol.value_item(image, b"{" + verdict.render(Reference.parse(image)) + tail)
 
 
@@ -52,7 +52,7 @@ def test_a_refusing_verdict_is_told_with_code_reason_and_trace() -> None:
 
 def test_a_refusal_that_reached_the_server_as_an_exception_is_told_alike() -> None:
     fragment = protocol.refusal_fragment("r.test/a:1", Refused("UNSIGNED", "none"))
-    item = protocol.value_item("r.test/a:1", b"{" + fragment + protocol.verdict_tail(trace_id=TRACE, at=AT))
+    item = protocol.value_item("r.test/a:1", b"{" + fragment + verdict_tail(trace_id=TRACE, at=AT))
     assert _messages(["r.test/a:1"], item) == (
         f"Subject failed verification: r.test/a:1: UNSIGNED: none (trace-id {TRACE})",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import string
 
@@ -259,7 +260,5 @@ def test_n38_a_malformed_index_is_refused(members: dict[str, object]) -> None:
 def test_n70_any_json_gives_a_manifest_or_our_error(value: object) -> None:
     data = json.dumps(value).encode()
     for kind in (Manifest, Index):
-        try:
+        with contextlib.suppress(Refused):
             kind.parse(data)
-        except Refused:
-            pass

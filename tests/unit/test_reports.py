@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from provider.errors import Refused
 from provider.oci import Digest, Reference
-from provider.reports import Verdict, VerifierReport, stamp
+from provider.reports import Verdict, VerifierReport, verdict_tail
 
 DIGEST = Digest.of(b"image")
 REFERENCE = Reference.parse("reg.example.com/app:v1")
@@ -15,7 +15,7 @@ AT = datetime(2026, 11, 23, 8, 30, 1, 250_000, tzinfo=UTC)
 
 
 def answer(verdict: Verdict) -> dict[str, object]:
-    value = json.loads(stamp(verdict.render(REFERENCE), trace_id='t"1', at=AT))
+    value = json.loads(b"{" + verdict.render(REFERENCE) + verdict_tail(trace_id='t"1', at=AT))
     assert isinstance(value, dict)
     return value
 

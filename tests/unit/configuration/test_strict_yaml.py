@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provider.configuration import strict_yaml
@@ -163,6 +163,7 @@ def test_what_is_within_the_limits_is_read() -> None:
     assert value_of("[" * depth + "]" * depth) == json.loads("[" * depth + "]" * depth)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_n70_any_bytes_give_values_or_problems(data: bytes) -> None:
     """No bytes raise, and none are read in part without a word."""
@@ -174,6 +175,7 @@ def test_n70_any_bytes_give_values_or_problems(data: bytes) -> None:
         assert problem.line >= 1
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab:-[]{},&*!?|>'\"#%@` \t\n~01<.", max_size=80))
 def test_n70_any_arrangement_of_indicators_gives_values_or_problems(text: str) -> None:
     load_documents(text.encode())
@@ -191,6 +193,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON_VALUES)
 def test_json_is_yaml_and_means_the_same(value: object) -> None:
     """Manifests made by programs are JSON."""

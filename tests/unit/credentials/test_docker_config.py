@@ -234,7 +234,7 @@ class TestFiles:
         assert await source.credential("reg.test", "a") == Credential("one", "secret")
 
     async def test_a_name_that_is_too_long_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(Undecided, match=r"CREDENTIALS_UNAVAILABLE.*cannot be read"):
+        with pytest.raises(Undecided, match="CREDENTIALS_UNAVAILABLE"):
             await DockerConfigCredentials(tmp_path / ("x" * 1000)).credential("reg.test", "a")
 
 

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provider.errors import ConfigurationError
@@ -135,6 +135,7 @@ def test_no_refusal_repeats_a_private_key(content_type: str) -> None:
     assert "replace" in caught.value.remediation
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["certificate", "key"]),
     st.text(max_size=200) | st.just(ROOT_PEM) | st.just(public_pem(EC_KEY)),

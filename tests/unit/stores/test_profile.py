@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from yarl import URL
 
 from provider.egress import LOOPBACK_ALLOWED, PRIVATE_ALLOWED, PUBLIC_ONLY
@@ -71,6 +73,10 @@ def test_urls_are_made_of_checked_names() -> None:
 @pytest.mark.parametrize(
     ("domain", "path"),
     [
+        ("[::1::]", "a"),
+        ("[:]", "a"),
+        ("[ef14]:80", "a"),
+        ("UPPER", "a"),
         ("reg.example.test", "../../admin"),
         ("reg.example.test", "a/../b"),
         ("reg.example.test", "a?b"),
@@ -135,3 +141,14 @@ def test_n03_n04_other_hosts_are_foreign_and_have_to_be_public_unless_listed() -
         )
     hub = repository("nginx").token_route(URL("https://auth.docker.io/token"))
     assert (hub.rules, hub.foreign) == (PUBLIC_ONLY, False)
+
+
+@given(st.from_regex(r"\A(\[[0-9a-f:]{1,20}\]|[a-zA-Z0-9.-]{1,70})(:[0-9]{1,5})?/a(/b)?(:v1)?\Z"))
+def test_n34_any_reference_that_can_be_parsed_leads_to_a_url_of_its_host_or_is_an_invalid_key(text: str) -> None:
+    try:
+        reference = Reference.parse(text)
+        where = Repository.of(reference, OrasStoreSettings())
+    except InvalidKey:
+        return
+    assert str(where.manifest_url("v1")).endswith(f"/v2/{reference.path}/manifests/v1")
+    assert where.manifest_url("v1").origin() == where.origin

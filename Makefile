@@ -44,7 +44,7 @@ lock: $(VENV)/.dev ## resolve the dependencies again (needs uv in .venv)
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade \
 	    --python-version 3.11 --group build -o requirements-build.lock
 
-peers: $(VENV)/.dev ## build the real peers (notation, zot, opa, gator, ...) into .peers/ with Go
+peers: $(VENV)/.dev ## build the real peers (notation, opa, gator, helm, ...) into .peers/ with Go
 	tests/peers/install
 
 interop: $(VENV)/.dev ## tests against the real peers

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from provider.errors import CountersignError, Refused, Undecided
@@ -35,7 +35,7 @@ from provider.notation.identities import match_identity
 from provider.notation.payload import check_metadata, check_payload
 from provider.notation.revocation import ChainRevocation, ChainStatus, Inquiry, Purpose, check_chain
 from provider.notation.timestamp import Timestamp, check_timestamp_covers, verify_timestamp
-from provider.notation.trust_policy import Action, Check, StoreType, TrustPolicyStatement, VerifyTimestamp
+from provider.notation.trust_policy import Action, Check, Level, StoreType, TrustPolicyStatement, VerifyTimestamp
 from provider.oci import Descriptor
 
 TrustStores = Mapping[tuple[StoreType, str], Sequence[Certificate]]
@@ -65,11 +65,18 @@ class Outcome:
         checks: every check that was made, in order.
         envelope: the verified content; None when integrity failed.
         timestamp: the verified time-stamp; None when none was verified.
+
+    Raises:
+        ValueError: there is no check: nothing was looked at, which must never pass for success.
     """
 
     checks: tuple[CheckResult, ...]
     envelope: Envelope | None = None
     timestamp: Timestamp | None = None
+
+    def __post_init__(self) -> None:
+        if not self.checks:
+            raise ValueError("an outcome without a check proves nothing")
 
     @property
     def failure(self) -> CheckResult | None:
@@ -107,7 +114,12 @@ def verify(
 
     Returns:
         The outcome. Refusals are in it, not raised.
+
+    Raises:
+        ValueError: the statement's level is skip: who waives verification must not ask for it (a programming error).
     """
+    if statement.level is Level.SKIP:
+        raise ValueError("the trust policy waives verification")
     return (yield from _Verification(data, media_type, target, statement, trust_stores, required_metadata, at).run())
 
 
@@ -115,45 +127,36 @@ class _Stop(Exception):
     """An enforced check failed."""
 
 
+@dataclass(slots=True)
 class _Verification:
-    """The state of one run: what is known so far and the rows of the outcome."""
+    """The state of one run: the arguments of `verify`, what is known so far, and the rows of the outcome."""
 
-    def __init__(
-        self,
-        data: bytes,
-        media_type: str,
-        target: Descriptor,
-        statement: TrustPolicyStatement,
-        trust_stores: TrustStores,
-        required_metadata: Mapping[str, str],
-        at: datetime,
-    ) -> None:
-        self._data = data
-        self._media_type = media_type
-        self._target = target
-        self._statement = statement
-        self._trust_stores = trust_stores
-        self._required_metadata = required_metadata
-        self._at = at
-        self._checks: list[CheckResult] = []
-        self._envelope: Envelope | None = None
-        self._timestamp: Timestamp | None = None
+    data: bytes
+    media_type: str
+    target: Descriptor
+    statement: TrustPolicyStatement
+    trust_stores: TrustStores
+    required_metadata: Mapping[str, str]
+    at: datetime
+    checks: list[CheckResult] = field(default_factory=list)
+    envelope: Envelope | None = None
+    timestamp: Timestamp | None = None
 
     def run(self) -> Inquiry[Outcome]:
         with contextlib.suppress(_Stop):
             yield from self._steps()
-        return Outcome(tuple(self._checks), self._envelope, self._timestamp)
+        return Outcome(tuple(self.checks), self.envelope, self.timestamp)
 
     def _steps(self) -> Inquiry[None]:
         # (1)
         envelope = self._open()
         # (2) here and not last, as in notation-go: no network for a signature of something else.
-        self._record("payload", Action.ENFORCE, _failure(check_payload, envelope, self._target))
-        self._record("metadata", Action.ENFORCE, _failure(check_metadata, envelope, self._required_metadata))
+        self._record("payload", Action.ENFORCE, _failure(check_payload, envelope, self.target))
+        self._record("metadata", Action.ENFORCE, _failure(check_metadata, envelope, self.required_metadata))
         # (3)
         self._policy_record(Check.AUTHENTICITY, _failure(self._check_authenticity, envelope))
         # (4)
-        self._policy_record(Check.EXPIRY, _failure(_check_expiry, envelope, self._at))
+        self._policy_record(Check.EXPIRY, _failure(_check_expiry, envelope, self.at))
         # (5)
         try:
             signing_time = yield from self._authenticate_time(envelope)
@@ -163,26 +166,26 @@ class _Verification:
         else:
             self._policy_record(Check.AUTHENTIC_TIMESTAMP, None)
         # (6)
-        if self._statement.action(Check.REVOCATION) is not Action.SKIP:
+        if self.statement.action(Check.REVOCATION) is not Action.SKIP:
             revocation = yield from check_chain(
-                envelope.chain, purpose=Purpose.CODE_SIGNING, at=self._at, signing_time=signing_time
+                envelope.chain, purpose=Purpose.CODE_SIGNING, at=self.at, signing_time=signing_time
             )
             self._policy_record(Check.REVOCATION, _revocation_error(revocation, "signing certificate"))
 
     def _open(self) -> Envelope:
         try:
-            self._envelope = open_envelope(self._data, self._media_type)
+            self.envelope = open_envelope(self.data, self.media_type)
         except Refused as error:
-            self._checks.append(CheckResult(Check.INTEGRITY.value, Action.ENFORCE, error))
+            self.checks.append(CheckResult(Check.INTEGRITY.value, Action.ENFORCE, error))
             raise _Stop from error
         self._record(Check.INTEGRITY.value, Action.ENFORCE, None)
-        return self._envelope
+        return self.envelope
 
     def _policy_record(self, check: Check, error: CountersignError | None) -> None:
-        self._record(check.value, self._statement.action(check), error)
+        self._record(check.value, self.statement.action(check), error)
 
     def _record(self, check: str, action: Action, error: CountersignError | None) -> None:
-        self._checks.append(CheckResult(check, action, error))
+        self.checks.append(CheckResult(check, action, error))
         if error is not None and action is Action.ENFORCE:
             raise _Stop
 
@@ -191,18 +194,18 @@ class _Verification:
         by_authority = envelope.signing_scheme is SigningScheme.SIGNING_AUTHORITY
         wanted = StoreType.SIGNING_AUTHORITY if by_authority else StoreType.CA
         find_trust_anchor(envelope.chain, self._store_certificates(wanted))
-        match_identity(envelope.chain[0], self._statement.trusted_identities)
+        match_identity(envelope.chain[0], self.statement.trusted_identities)
 
     def _store_certificates(self, wanted: StoreType) -> tuple[Certificate, ...]:
-        names = [name for store_type, name in self._statement.trust_stores if store_type is wanted]
+        names = [name for store_type, name in self.statement.trust_stores if store_type is wanted]
         if not names:
             raise Refused(
                 "TRUST_STORE_EMPTY",
-                f"the trust policy {self._statement.name!r} lists no trust store of type {wanted.value}",
+                f"the trust policy {self.statement.name!r} lists no trust store of type {wanted.value}",
             )
         found: list[Certificate] = []
         for name in names:
-            certificates = self._trust_stores.get((wanted, name), ())
+            certificates = self.trust_stores.get((wanted, name), ())
             if not certificates:
                 raise Refused("TRUST_STORE_EMPTY", f"the trust store {wanted.value}:{name} holds no certificate")
             found.extend(certificates)
@@ -214,7 +217,7 @@ class _Verification:
             check_chain_valid_at(envelope.chain, envelope.signing_time)
             return envelope.signing_time
         if not self._wants_timestamp(envelope):
-            check_chain_valid_at(envelope.chain, self._at)
+            check_chain_valid_at(envelope.chain, self.at)
             return None
         if not envelope.timestamp_token:
             why = (
@@ -227,23 +230,23 @@ class _Verification:
         timestamp = verify_timestamp(envelope.timestamp_token, envelope.signature, roots)
         check_timestamp_covers(envelope.chain, timestamp)
         revocation = yield from check_chain(
-            timestamp.chain, purpose=Purpose.TIMESTAMPING, at=self._at, signing_time=None
+            timestamp.chain, purpose=Purpose.TIMESTAMPING, at=self.at, signing_time=None
         )
         error = _revocation_error(revocation, "time-stamp authority's certificate")
         if error is not None:
             raise error
-        self._timestamp = timestamp
+        self.timestamp = timestamp
         return timestamp.upper
 
     def _wants_timestamp(self, envelope: Envelope) -> bool:
-        if not any(store_type is StoreType.TSA for store_type, _ in self._statement.trust_stores):
+        if not any(store_type is StoreType.TSA for store_type, _ in self.statement.trust_stores):
             return False
-        if self._statement.verify_timestamp is VerifyTimestamp.ALWAYS:
+        if self.statement.verify_timestamp is VerifyTimestamp.ALWAYS:
             return True
         return self._is_expired(envelope)
 
     def _is_expired(self, envelope: Envelope) -> bool:
-        return any(certificate.not_after < self._at for certificate in envelope.chain)
+        return any(certificate.not_after < self.at for certificate in envelope.chain)
 
 
 def _failure(check: Callable[..., object], *arguments: object) -> CountersignError | None:

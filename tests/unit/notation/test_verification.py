@@ -204,6 +204,27 @@ def test_the_moment_of_expiry_is_expired() -> None:
     assert failed(outcome(options, at=at)) == ("expiry", "SIGNATURE_EXPIRED")
 
 
+def test_nothing_looked_at_is_never_success() -> None:
+    with pytest.raises(ValueError, match="proves nothing"):
+        Outcome(())
+
+
+def test_a_waived_verification_cannot_be_asked_for() -> None:
+    skip = {"name": "p", "registryScopes": ["reg.test/app"], "signatureVerification": {"level": "skip"}}
+    document = TrustPolicyDocument.from_object({"version": "1.0", "trustPolicies": [skip]})
+    made = verify(
+        b"",
+        "application/cose",
+        target=TARGET,
+        statement=document.statements[0],
+        trust_stores={},
+        required_metadata={},
+        at=NOW,
+    )
+    with pytest.raises(ValueError, match="waives"):
+        Network().drive(made)
+
+
 # -- time -------------------------------------------------------------------------------------------------------------
 
 

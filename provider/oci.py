@@ -2,6 +2,7 @@
 
     reference  = [ domain "/" ] path [ ":" tag ] [ "@" digest ]
     domain     = host [ ":" port ]          a host has a dot, a colon or is "localhost"; else it belongs to the path
+                                            a port has no leading zero, so that one registry has one spelling
     path       = component *( "/" component )          component: lower-case letters and digits joined by . _ __ -+
     digest     = algorithm ":" lower-case hex
 
@@ -40,9 +41,8 @@ MAX_REFERENCE_LENGTH: Final = 1024  # characters; domain 255 + path 255 + tag 12
 MAX_DESCRIPTORS: Final = 10_000  # entries of one index; 4 MiB hold about 15,000
 
 # Linear on every input: no quantified group can match the empty string or overlap its neighbour.
-_HOST = re.compile(
-    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\]"
-)
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::(?P<port>[1-9][0-9]{{0,4}}))?")
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _HEX_LENGTH: Final = {"sha256": 64, "sha384": 96, "sha512": 128}
@@ -165,14 +165,8 @@ def _split_domain(text: str) -> tuple[str, str]:
 
 
 def _is_domain(domain: str) -> bool:
-    if len(domain) > 255:
-        return False
-    host, colon, port = (
-        domain.rpartition(":") if re.search(r":[0-9]*\Z", domain) and not domain.endswith("]") else (domain, "", "")
-    )
-    if colon and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-        return False
-    return _HOST.fullmatch(host) is not None
+    match = _DOMAIN.fullmatch(domain)
+    return match is not None and len(domain) <= 255 and int(match["port"] or 1) < 65536
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,3 +13,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="run tests/vectors on this folder (it holds a cases.json); may be given several times",
     )
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: they hold fresh keys, and every worker must collect the same names."""
+    return argname if isinstance(val, bytes) else None

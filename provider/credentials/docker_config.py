@@ -44,6 +44,7 @@ from provider.interfaces import Credential
 MAX_CONFIG_BYTES: Final = 1024 * 1024  # a Kubernetes Secret holds no more
 MAX_HELPER_BYTES: Final = 256 * 1024  # of a helper's answer; tokens of clouds reach some 10 KiB
 HELPER_TIMEOUT_SECONDS: Final = 5.0  # of one run of a helper; cloud helpers ask over the network
+KILL_SECONDS: Final = 2.0  # until a killed process is gone; it takes milliseconds
 HELPER_KEEP_SECONDS: Final = 300.0  # how long a helper's answer is used; cloud tokens live for an hour or more
 MAX_KEPT_ANSWERS: Final = 1024
 
@@ -237,7 +238,7 @@ class DockerConfigCredentials:
             limit = self._helper_timeout_seconds
             raise _unavailable(f"the credential helper {program} did not answer within {limit:g} s") from None
         finally:
-            transport.close()
+            await conversation.end(transport)
         if len(output) > MAX_HELPER_BYTES:
             raise _unavailable(f"the credential helper {program} answered with more than {MAX_HELPER_BYTES} bytes")
         if status != 0:
@@ -252,28 +253,28 @@ class _Conversation(asyncio.SubprocessProtocol):
 
     def __init__(self) -> None:
         self._output = bytearray()
-        self._ended = asyncio.Event()
         self._closed = False
-        self._exited = False
+        self._exited = asyncio.Event()
+        self._ended = asyncio.Event()
 
     async def hold(self, transport: asyncio.SubprocessTransport, question: bytes) -> tuple[bytes, int | None]:
-        """Ask, and wait for the end of the answer and of the process; its exit status is None when it said too much.
-
-        Whoever stops waiting leaves neither the process behind nor what it started: it runs in a session of its own.
-        """
+        """Ask, and wait for the end of the answer and of the process. The exit status is None when it said too much."""
         pipe = transport.get_pipe_transport(0)
         if isinstance(pipe, asyncio.WriteTransport):
             pipe.write(question)
             pipe.close()
-        status: int | None = None
-        try:
-            await self._ended.wait()
-            status = transport.get_returncode()
-        finally:
-            if status is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(transport.get_pid(), signal.SIGKILL)
-        return bytes(self._output), status
+        await self._ended.wait()
+        return bytes(self._output), transport.get_returncode()
+
+    async def end(self, transport: asyncio.SubprocessTransport) -> None:
+        """Leave neither the process behind nor what it started: it runs in a session of its own."""
+        if not (self._exited.is_set() and self._closed):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(transport.get_pid(), signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KILL_SECONDS):
+                    await self._exited.wait()
+        transport.close()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         del fd  # there is but one to read from
@@ -285,14 +286,14 @@ class _Conversation(asyncio.SubprocessProtocol):
         del exc
         if fd == 1:
             self._closed = True
-            self._end()
+            self._check_ended()
 
     def process_exited(self) -> None:
-        self._exited = True
-        self._end()
+        self._exited.set()
+        self._check_ended()
 
-    def _end(self) -> None:
-        if self._closed and self._exited:
+    def _check_ended(self) -> None:
+        if self._closed and self._exited.is_set():
             self._ended.set()
 
 

@@ -154,12 +154,14 @@ class Repository:
         path: repository path, checked.
         profile: what is known of the registry.
         rules: egress rules for the registry's own host.
+        origin: scheme, host and port of the registry's API.
     """
 
     domain: str
     path: str
     profile: RegistryProfile
     rules: EgressRules
+    origin: URL
 
     @classmethod
     def of(cls, reference: Reference, settings: OrasStoreSettings) -> Self:
@@ -176,18 +178,14 @@ class Repository:
         listed = settings.profile(domain)
         try:
             profile = listed or RegistryProfile(domain, plain_http=settings.plain_http)
-            host = URL(_base(domain, profile)).raw_host or ""
+            origin = URL(f"{'http' if profile.plain_http else 'https'}://{_wire_host(domain)}")
+            host = origin.raw_host or ""
             if domain.startswith("["):
                 ipaddress.IPv6Address(host)
         except ValueError:  # what the grammar of references lets through and no URL can hold, such as [::1::]
             raise InvalidKey("REFERENCE_INVALID", "image reference has a bad registry host", found=domain) from None
         rules = LOOPBACK_ALLOWED if listed or is_loopback_literal(host) else PRIVATE_ALLOWED
-        return cls(domain, reference.path, profile, rules)
-
-    @property
-    def origin(self) -> URL:
-        """Scheme, host and port of the registry's API."""
-        return URL(_base(self.domain, self.profile))
+        return cls(domain, reference.path, profile, rules, origin)
 
     @property
     def pull_scope(self) -> str:
@@ -234,9 +232,8 @@ class Repository:
         return self._url(f"referrers/{digest}{query}")
 
     def _url(self, rest: str) -> URL:
-        return URL(f"{_base(self.domain, self.profile)}/v2/{self.path}/{rest}", encoded=True)
+        return URL(f"{self.origin}/v2/{self.path}/{rest}", encoded=True)
 
 
-def _base(domain: str, profile: RegistryProfile) -> str:
-    scheme = "http" if profile.plain_http else "https"
-    return f"{scheme}://{DOCKER_HUB_HOST if domain == DOCKER_HUB else domain}"
+def _wire_host(domain: str) -> str:
+    return DOCKER_HUB_HOST if domain == DOCKER_HUB else domain

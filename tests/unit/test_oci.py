@@ -81,6 +81,7 @@ def test_n34_references_are_normalised_as_the_runtime_does(text: str, normal: st
         "user@reg.example.com/app",
         "reg.example.com:/app",
         "reg.example.com:0/app",
+        "reg.example.com:0443/app",
         "reg.example.com:65536/app",
         "reg.example.com:５０００/app",
         "reg.example.com:99999999999999999999/app",

@@ -235,6 +235,16 @@ async def test_every_verifier_that_matches_runs_and_others_do_not() -> None:
     ]
 
 
+async def test_a_type_that_is_settled_is_not_looked_at_again_while_another_is_open() -> None:
+    store = signed("s1", "s2")
+    store.referrers.append(artifact("b", SBOM))
+    notation, sbom = ScriptedVerifier(), ScriptedVerifier(name="sbom", artifact_types=frozenset({SBOM}))
+    policy = ConfigPolicy({SIGNATURE: Rule.ANY, SBOM: Rule.ANY}, Rule.ANY)
+    made = executor(store, notation, sbom, policy=policy, settings=ExecutorSettings(parallel_artifacts=1))
+    assert (await made.verify(KEY)).is_success
+    assert [seen.digest for seen, _ in notation.seen] == [Digest.of(b"s1")]
+
+
 @pytest.mark.parametrize(
     "raised", [Refused("REFERRERS_LIMIT", "too many"), Refused("MANIFEST_INVALID", "broken index")]
 )

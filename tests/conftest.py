@@ -9,8 +9,9 @@ import pytest
 
 # No deadline: a slow machine is no bug. In CI the same examples each time, so that a change is judged and not the dice;
 # a developer's runs go on searching.
-hypothesis.settings.register_profile("developer", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+_NO_HURRY = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("developer", **_NO_HURRY)
+hypothesis.settings.register_profile("ci", derandomize=True, database=None, **_NO_HURRY)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 

@@ -25,6 +25,7 @@ import socket
 import ssl
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self
 
@@ -40,6 +41,7 @@ DNS_CACHE_SECONDS: Final = (
     10  # short: registries move behind their names; the address is judged at every connect anyway
 )
 KEEPALIVE_SECONDS: Final = 30.0  # below the idle limits of common load balancers (60 s), so that we close first
+MAX_REMEMBERED_HOSTS: Final = 4096  # hosts whose spelling is not looked at again: every request asks
 MAX_CONNECTIONS: Final = 1000  # sockets of one connector; far below the usual file limit of 65536
 
 
@@ -175,14 +177,9 @@ class EgressRules:
         Raises:
             EgressRefusedError: as check_address.
         """
-        name = normalised_host(host)
-        if is_loopback_literal(name) and AddressClass.LOOPBACK not in self.allowed:
-            raise EgressRefusedError(host, AddressClass.LOOPBACK)
-        try:
-            ipaddress.ip_address(name.partition("%")[0])
-        except ValueError:
-            return
-        self.check_address(name)
+        kind = _literal_class(host)
+        if kind is not None and kind not in self.allowed:
+            raise EgressRefusedError(host, kind)
 
 
 PUBLIC_ONLY: Final = EgressRules()
@@ -197,13 +194,19 @@ def normalised_host(host: str) -> str:
 
 def is_loopback_literal(host: str) -> bool:
     """Whether the text alone says loopback: localhost, a name beneath it (RFC 6761), or such an IP literal."""
+    return _literal_class(host) is AddressClass.LOOPBACK
+
+
+@lru_cache(MAX_REMEMBERED_HOSTS)
+def _literal_class(host: str) -> AddressClass | None:
+    """The class that the text of a host gives away, None for a name that DNS has to explain."""
     name = normalised_host(host)
     if name == "localhost" or name.endswith(".localhost"):
-        return True
+        return AddressClass.LOOPBACK
     try:
-        return classify(name) is AddressClass.LOOPBACK
+        return classify(name)
     except ValueError:
-        return False
+        return None
 
 
 def is_listed(url: URL, hosts: Collection[str]) -> bool:

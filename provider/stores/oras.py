@@ -27,7 +27,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 from yarl import URL
 
 from provider import strict_json
@@ -57,7 +57,7 @@ from provider.stores.transport import MAX_ERROR_BYTES, Request, Response, Transp
 MAX_REDIRECTS: Final = 3  # of one blob; registries send one
 MAX_KEPT_BYTES: Final = 64 * 1024 * 1024  # manifests and envelopes kept; some 5,000 signed images
 KEPT_OVERHEAD: Final = 512  # bytes that a kept object costs beside its content, roughly
-MAX_REPOSITORIES: Final = 4096  # repositories whose way of listing referrers is remembered
+MAX_REPOSITORIES: Final = 4096  # repositories of which something is remembered, such as how they list referrers
 REFERRERS_API_SECONDS: Final = 3600.0  # how long a repository is known to have the referrers API
 TAG_SCHEMA_SECONDS: Final = 300.0  # how long not to have it; short, because registries are upgraded
 
@@ -111,6 +111,7 @@ class OrasStore:
             self._transport, credentials, timeout_seconds=self._settings.timeout_seconds, monotonic=monotonic
         )
         self._objects = objects if objects is not None else ByteBoundedCache(MAX_KEPT_BYTES, monotonic=monotonic)
+        self._repositories: LRUCache[tuple[str, str], Repository] = LRUCache(MAX_REPOSITORIES)
         self._with_api: TTLCache[tuple[str, str], bool] = TTLCache(
             MAX_REPOSITORIES, REFERRERS_API_SECONDS, timer=monotonic
         )
@@ -127,7 +128,7 @@ class OrasStore:
             Refused: IMAGE_NOT_FOUND, DIGEST_MISMATCH, MANIFEST_INVALID (a tagged manifest over 4 MiB).
             Undecided: REGISTRY_* or CREDENTIALS_UNAVAILABLE.
         """
-        repository = Repository.of(reference, self._settings)
+        repository = Repository.of(reference, self._settings)  # looks at the tag too, which is no part of what is kept
         if reference.digest is not None:
             return Subject(reference, reference.digest)
         url, what = repository.manifest_url(reference.tag or ""), f"{reference}"
@@ -151,7 +152,7 @@ class OrasStore:
             Refused: REFERRERS_LIMIT, MANIFEST_INVALID (a page that is no index), IMAGE_NOT_FOUND (no such repository).
             Undecided: REGISTRY_* or CREDENTIALS_UNAVAILABLE.
         """
-        repository = Repository.of(subject.reference, self._settings)
+        repository = self._repository(subject.reference)
         given: set[Digest] = set()
         read = 0
         async for index, headers in self._pages(repository, subject.digest, artifact_type):
@@ -171,7 +172,7 @@ class OrasStore:
             Refused: IMAGE_NOT_FOUND, DIGEST_MISMATCH, MANIFEST_INVALID.
             Undecided: REGISTRY_* or CREDENTIALS_UNAVAILABLE.
         """
-        repository = Repository.of(subject.reference, self._settings)
+        repository = self._repository(subject.reference)
         what = f"the manifest {descriptor.digest}"
         check_size(descriptor, MAX_MANIFEST_BYTES, what)
         key = ("manifest", descriptor.digest, descriptor.media_type)
@@ -200,7 +201,7 @@ class OrasStore:
             Refused: IMAGE_NOT_FOUND, DIGEST_MISMATCH, MANIFEST_INVALID.
             Undecided: REGISTRY_* or CREDENTIALS_UNAVAILABLE.
         """
-        repository = Repository.of(subject.reference, self._settings)
+        repository = self._repository(subject.reference)
         what = f"the blob {descriptor.digest}"
         check_size(descriptor, max_bytes, what)
         key = ("blob", descriptor.digest, "")
@@ -218,6 +219,13 @@ class OrasStore:
         """Close every connection and give up what is under way."""
         await self._authenticator.aclose()
         await self._transport.aclose()
+
+    def _repository(self, reference: Reference) -> Repository:
+        key = (reference.domain, reference.path)
+        repository = self._repositories.get(key)
+        if repository is None:
+            repository = self._repositories[key] = Repository.of(reference, self._settings)
+        return repository
 
     def _keep(self, key: ObjectKey, data: bytes) -> None:
         self._objects.put(key, data, size=len(data) + KEPT_OVERHEAD, expires=math.inf)

@@ -18,6 +18,7 @@ from typing import Final
 
 from yarl import URL
 
+from provider.egress import normalised_host
 from provider.errors import Undecided
 from provider.oci import Descriptor, Digest, Index
 
@@ -87,7 +88,8 @@ def next_page(page: URL, fields: Iterable[str]) -> URL | None:
             continue
         try:
             url = page.join(URL(target, encoded=True))
-            inside = url.raw_host == page.raw_host and url.raw_path.startswith("/v2/") and ".." not in url.path
+            same_host = normalised_host(url.raw_host or "") == normalised_host(page.raw_host or "")
+            inside = same_host and url.raw_path.startswith("/v2/") and ".." not in url.path
         except ValueError:
             inside = False
         if not inside or _TARGET.fullmatch(target) is None or url.raw_user is not None or url.raw_password is not None:

@@ -152,7 +152,7 @@ class Authenticator:
         if refused is not None:
             if refused.key is None:
                 raise _unauthorized(repository, "refuses the credentials that are configured for it")
-            self._drop(refused)
+            self._drop(refused.key, refused.value)
         realm = _choose(repository, parse_challenges(fields))
         authorization = await self._authorize(repository, realm, await self._credential(repository))
         if authorization is None:
@@ -190,12 +190,10 @@ class Authenticator:
             token = await self._flights.run(key, lambda: self._ask(repository, key))
         return Authorization(f"Bearer {token.value}", key)
 
-    def _drop(self, refused: Authorization) -> None:
-        if refused.key is None:
-            return
-        token = self._tokens.get(refused.key)
-        if token is not None and f"Bearer {token.value}" == refused.value:  # not one that came in the meantime
-            del self._tokens[refused.key]
+    def _drop(self, key: _TokenKey, value: str) -> None:
+        token = self._tokens.get(key)
+        if token is not None and f"Bearer {token.value}" == value:  # not one that came in the meantime
+            del self._tokens[key]
 
     async def _ask(self, repository: Repository, key: _TokenKey) -> _Token:
         """Ask the token service, and keep what it says."""

@@ -14,10 +14,10 @@ import trustme
 
 from provider.errors import Undecided
 from provider.interfaces import Credential
-from provider.oci import Descriptor, Reference
+from provider.oci import Descriptor, Digest, Reference
 from provider.stores.oras import OrasStore
 from provider.stores.tokens import CHALLENGE_SECONDS, REFUSAL_SECONDS
-from tests.simulators.listener import Fault, body, endless, hang, headers, status
+from tests.simulators.listener import Fault, body, delay, endless, hang, headers, status
 from tests.simulators.registry import SIGNATURE, RegistrySimulator, TokenIssuer, TokenServiceSimulator
 from tests.simulators.stores import QUICK, Clock, Credentials, listed, oras_store, subject_of
 
@@ -143,6 +143,33 @@ class TestTokens:
             registry.requests.clear()
             assert await read(store, registry, image) == 1
         assert [line.split("/")[1] for line in registry.lines] == ["v2", "token", "v2"]
+
+    async def test_a_late_refusal_of_an_old_token_does_not_cost_the_new_one(self, registry: RegistrySimulator) -> None:
+        image = push(registry)
+        blob = Descriptor(JWS, Digest.of(f"envelope of {NAME}".encode()), len(f"envelope of {NAME}"))
+        async with oras_store(registry, credentials=robot(registry)) as store:
+            subject = subject_of(registry, NAME, image)
+            await listed(store, subject)
+            registry.issuer.revoke()
+            registry.requests.clear()
+            registry.fault("*/blobs/*", delay(0.05), times=1)
+            late = asyncio.create_task(store.fetch_blob(subject, blob, 100))
+            await asyncio.sleep(0.01)
+            await listed(store, subject)
+            await late
+        assert registry.lines.count("GET /token") == 1
+
+    async def test_a_token_service_that_is_down_is_not_taken_for_one_of_another_repository(
+        self, registry: RegistrySimulator
+    ) -> None:
+        first, second = push(registry), push(registry, "team/other")
+        async with oras_store(registry, credentials=robot(registry)) as store:
+            await read(store, registry, first)
+            registry.fault("/token", status(500))
+            registry.requests.clear()
+            with pytest.raises(Undecided, match="REGISTRY_UNAVAILABLE"):
+                await read(store, registry, second, "team/other")
+        assert set(registry.lines) == {"GET /token"}
 
     async def test_a_registry_that_accepts_no_token_is_not_asked_for_ever(self, registry: RegistrySimulator) -> None:
         image = push(registry)

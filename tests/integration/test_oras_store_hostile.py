@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import trustme
 
-from provider.errors import Refused, Undecided
+from provider.errors import InvalidKey, Refused, Undecided
 from provider.interfaces import Credential
 from provider.oci import Descriptor, Digest, Reference
 from provider.stores.profile import OrasStoreSettings
@@ -572,6 +572,16 @@ class TestWhereRegistriesMayBe:
             registry.fault("*", status(401, headers={"WWW-Authenticate": f'Bearer realm="{host}"'}))
             with pytest.raises(Undecided, match="REGISTRY_PROTOCOL"):
                 await store.resolve(Reference.parse(f"{registry.host}/{NAME}:v1"))
+
+    async def test_n34_a_tag_built_around_the_grammar_makes_no_url(self, registry: RegistrySimulator) -> None:
+        push(registry)
+        async with oras_store(registry) as store:
+            await store.resolve(Reference.parse(f"{registry.host}/{NAME}:v1"))
+            registry.requests.clear()
+            for tag in ("../../x", "v1?x", "v1/../v2", ".."):
+                with pytest.raises(InvalidKey):
+                    await store.resolve(Reference(registry.host, NAME, tag))
+        assert registry.requests == []
 
     async def test_error_bodies_that_are_compressed_are_not_read(self, registry: RegistrySimulator) -> None:
         push(registry)

@@ -36,7 +36,7 @@ SIGNATURE = "application/vnd.cncf.notary.signature"
         (['</v2/x>; rel="not-next"'], None),
         # a registry behind a TLS proxy does not know its own scheme and port: they are not taken from it
         (["<http://reg.example.test/v2/x?last=1>; rel=next"], "/v2/x?last=1"),
-        (["<https://reg.example.test:5000/v2/x#part>; rel=next"], "/v2/x"),
+        (["<https://REG.example.test:5000/v2/x#part>; rel=next"], "/v2/x"),
     ],
 )
 def test_the_link_to_the_next_page_is_found(fields: list[str], expected: str | None) -> None:

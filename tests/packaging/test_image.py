@@ -1,0 +1,368 @@
+"""The container image without a container engine: the Dockerfile's rules, hadolint, and its steps replayed in a folder.
+
+The replay runs the Dockerfile's own RUN lines, with the absolute paths moved into an empty folder and the Python that
+runs the tests in place of the base image's. What it cannot show: the base images themselves.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import pytest
+
+from provider import __version__
+from provider.cli import commands
+from tests.packaging import dockerfile
+from tests.packaging.dockerfile import Instruction, Stage
+
+CLONE: Final = Path(__file__).resolve().parents[2]
+TEXT: Final = (CLONE / "Dockerfile").read_text(encoding="utf-8")
+BUILD, RUNTIME = dockerfile.parse(TEXT)
+USER: Final = 65532  # `nonroot` of the distroless images
+STEP_SECONDS: Final = 600
+COMMAND_SECONDS: Final = 120
+UNCHECKED_HASH: Final = 1  # flag of byte code that is never compared with its source (PEP 552)
+
+SLOW: Final = os.environ.get("CI") == "true" or os.environ.get("COUNTERSIGN_SLOW_TESTS") == "1"
+
+
+# ---- the rules ----
+
+
+def test_the_dockerfile_keeps_its_rules() -> None:
+    assert dockerfile.faults(TEXT) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        (r"(ARG BUILD_IMAGE=\S+)@sha256:\w+", r"\1", "is not pinned"),
+        (r"(ARG RUNTIME_IMAGE=[^:]+):nonroot(@\S+)", r"\1\2", "is not pinned"),
+        (r"--require-hashes ", "", "is no wheel of the lock"),
+        (r"--only-binary=:all: ", "", "is no wheel of the lock"),
+        (r"--no-deps ", "", "not in the lock"),
+        (r"WORKDIR /src", "RUN curl -O https://a.example/x", "fetches"),
+        (r"ARG VERSION=unknown", "ARG INDEX_TOKEN", "stays in the image's history"),
+        (r"USER 65532:65532", "USER root", "root"),
+        (r"USER 65532:65532", "USER 0:0", "root"),
+        (r"USER 65532:65532\n", "", "root"),
+        (r'ENTRYPOINT \["countersign"\]', "ENTRYPOINT countersign", "needs a shell"),
+        (r'RUN \["countersign", "--version"\]', "RUN countersign --version", "needs a shell"),
+        (r'RUN \["countersign", "--version"\]', 'RUN ["sh", "-c", "id"]', "does not have"),
+        (r'RUN \["countersign", "--version"\]', "", "smoke test is missing"),
+        (r"(USER 65532:65532)([^U]*--version\"\])", r"\2\n\1", "as the final user"),
+        (r"COPY --from=build", "COPY", "brings sources"),
+        (r'ENTRYPOINT \["countersign"\]', "", "entry point"),
+    ],
+)
+def test_a_dockerfile_that_breaks_a_rule_is_found(old: str, new: str, fault: str) -> None:
+    changed = re.sub(old, new, TEXT, count=1)
+    assert changed != TEXT
+    assert any(fault in found for found in dockerfile.faults(changed)), dockerfile.faults(changed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# syntax=docker/dockerfile:1\nFROM a", "FROM a\nRUN <<E\nE", "FROM a\nADD b c", "RUN a", "FROM a\nRUN b \\"],
+)
+def test_a_dockerfile_that_cannot_be_read_is_an_error(text: str) -> None:
+    with pytest.raises(dockerfile.NotUnderstood):
+        dockerfile.parse(text)
+
+
+def test_the_ports_are_those_that_serve_listens_on() -> None:
+    context = click.Context(commands)
+    serve = commands.get_command(context, "serve")
+    assert serve is not None
+    defaults = {parameter.name: parameter.default for parameter in serve.params}
+    listened = [str(defaults[name]) for name in ("port", "health_port", "metrics_port")]
+    assert [one.words for one in RUNTIME.all("EXPOSE")] == [listened]
+
+
+def test_the_image_says_what_it_is() -> None:
+    labels = RUNTIME.pairs("LABEL")
+    for name in ("title", "description", "licenses", "version", "revision"):
+        assert labels[f"org.opencontainers.image.{name}"]
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+def test_nothing_has_to_be_written_and_nothing_is_read_from_a_home() -> None:
+    environment = RUNTIME.pairs("ENV")
+    assert environment["HOME"] == "/nonexistent"
+    assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert [one.rest for one in RUNTIME.all("USER")] == [f"{USER}:{USER}"]
+
+
+def test_both_stages_have_the_same_minor_version_of_python_and_debian() -> None:
+    built = re.search(r"python:(\d+\.\d+)-slim-(\w+)", BUILD.base)
+    runs = re.search(r"python3-debian(\d+)", RUNTIME.base)
+    assert built
+    assert runs
+    assert (built[2], built[1]) == {"12": ("bookworm", "3.11"), "13": ("trixie", "3.13")}[runs[1]]
+
+
+# ---- what the builder gets to see ----
+
+
+def ignored(path: str) -> bool:
+    """Whether .dockerignore keeps a path of the clone from the builder: the last pattern that matches decides."""
+    verdict = False
+    for line in (CLONE / ".dockerignore").read_text(encoding="utf-8").splitlines():
+        pattern = line.strip()
+        if not pattern or pattern.startswith("#"):
+            continue
+        name = pattern.removeprefix("!").removeprefix("**/")
+        parts = Path(path).parts
+        starts = range(len(parts)) if "**/" in pattern else [0]
+        if any(fnmatch.fnmatchcase(parts[start], name) for start in starts):
+            verdict = not pattern.startswith("!")
+    return verdict
+
+
+def sources(stage: Stage) -> set[str]:
+    """What a stage copies from the clone."""
+    return {word for copy in stage.all("COPY") for word in copy.words[:-1] if not word.startswith("--")}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".git/config", ".venv/bin/python", "tests/conftest.py", ".env", "tls.key", "provider/__pycache__/a.pyc", "a.pyc"],
+)
+def test_the_builder_does_not_see_what_it_does_not_need(path: str) -> None:
+    assert ignored(path)
+
+
+def test_the_builder_sees_exactly_what_is_copied() -> None:
+    assert all(not ignored(source) for source in sources(BUILD))
+    assert {path.name for path in CLONE.iterdir() if not ignored(path.name)} == sources(BUILD)
+    assert not ignored("provider/cli/__init__.py")
+    assert not ignored("policies/samples/constraint.yaml")
+
+
+# ---- hadolint ----
+
+
+def test_hadolint_finds_nothing(tmp_path: Path) -> None:
+    program = os.environ.get("COUNTERSIGN_HADOLINT") or shutil.which("hadolint")
+    if not program:
+        pytest.skip("no hadolint: COUNTERSIGN_HADOLINT is not set and hadolint is not on PATH (docs/image.md)")
+    done = subprocess.run([program, "--no-color", "-"], input=TEXT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    bad = TEXT.replace("WORKDIR /src", "WORKDIR src")
+    done = subprocess.run([program, "--no-color", "-"], input=bad, capture_output=True, text=True, check=False)
+    assert done.returncode != 0, "hadolint finds nothing in anything"
+
+
+# ---- the bump of the base images ----
+
+
+def test_the_documented_bump_pins_both_bases_to_what_the_registry_says(tmp_path: Path) -> None:
+    program = shutil.which("jq")
+    if not program:
+        pytest.skip("no jq on PATH")
+    page = (CLONE / "docs" / "image.md").read_text(encoding="utf-8")
+    block = next(block for block in re.findall(r"```\n(.*?)```", page, re.DOTALL) if "countersign inspect" in block)
+    (tmp_path / "Dockerfile").write_text(TEXT)
+    digests = {
+        stage.base.split("@")[0]: "sha256:" + f"{number:064x}" for number, stage in enumerate((BUILD, RUNTIME), 1)
+    }
+    # Stands for our own command, which asks the registry: prints what `inspect --output json` prints.
+    cases = "\n".join(f"  {tag}) digest={digest};;" for tag, digest in digests.items())
+    stand_in = '#!/bin/sh\nfor last; do :; done\ncase "$last" in\n' + cases + "\n  *) exit 2;;\nesac\n"
+    stand_in += 'printf \'{"reference": "%s", "digest": "%s", "referrers": []}\' "$last" "$digest"\n'
+    (tmp_path / "countersign").write_text(stand_in)
+    (tmp_path / "countersign").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{Path(program).parent}:/usr/bin:/bin"}
+    subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env=environment, check=True, timeout=30)
+    bumped = dockerfile.parse((tmp_path / "Dockerfile").read_text())
+    assert [stage.base for stage in bumped] == [f"{tag}@{digest}" for tag, digest in digests.items()]
+    assert dockerfile.faults((tmp_path / "Dockerfile").read_text()) == []
+
+
+# ---- the replay ----
+
+
+def test_the_wheel_holds_every_policy_and_nothing_that_makes_them(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="hatchling is not installed in this environment")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(CLONE)], check=True, timeout=COMMAND_SECONDS)
+    (wheel,) = tmp_path.iterdir()
+    prefix = "provider/demo/policies/"
+    held = {name.removeprefix(prefix) for name in zipfile.ZipFile(wheel).namelist() if name.startswith(prefix)}
+    shipped = {
+        str(path.relative_to(CLONE / "policies"))
+        for path in (CLONE / "policies").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert held == shipped
+
+
+class Replay:
+    """A folder in which the Dockerfile's steps run, with every absolute path moved into it."""
+
+    MOVED: Final = ("/opt/countersign", "/src", "/wheels", "/usr/bin/", "/nonexistent")
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environment: dict[str, str] = {}
+        self.folder = root
+        for name in ("opt", "usr/bin", "tmp"):
+            (root / name).mkdir(parents=True)
+
+    def moved(self, text: str) -> str:
+        """A text with the image's paths moved into the folder."""
+        pattern = r"(?<![\w/.-])(" + "|".join(re.escape(path) for path in self.MOVED) + r")"
+        return re.sub(pattern, lambda match: f"{self.root}{match[1]}", re.sub(r":/usr/bin$", ":/usr/bin/", text))
+
+    def step(self, one: Instruction) -> None:
+        """Do one instruction as the builder would."""
+        match one.keyword:
+            case "ENV":
+                self.environment |= {name: self.moved(value) for name, value in one.pairs.items()}
+            case "WORKDIR":
+                self.folder = self.root / one.rest.lstrip("/")
+                self.folder.mkdir(exist_ok=True)
+            case "COPY" if not one.words[0].startswith("--"):
+                self.copy(one.words[:-1], one.words[-1])
+            case "RUN" if one.exec_form is None:
+                self.run(["/bin/sh", "-euc", self.moved(one.rest)], STEP_SECONDS)
+
+    def copy(self, names: list[str], target: str) -> None:
+        for name in names:
+            source = CLONE / name
+            if source.is_dir():
+                ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+                shutil.copytree(source, self.folder / target, ignore=ignore)
+            else:
+                shutil.copy(source, self.folder / target)
+
+    def run(self, command: list[str], seconds: float) -> str:
+        """Run a command in the environment of the stage; its standard output."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        return done.stdout
+
+
+def index_is_reachable(python: Path, folder: Path) -> bool:
+    """Whether one wheel of the lock can be had."""
+    lock = (CLONE / "requirements.lock").read_text(encoding="utf-8")
+    entry = re.search(r"^idna==.*?(?=^\S)", lock, re.DOTALL | re.MULTILINE)
+    assert entry, "the lock has no idna"
+    (folder / "one.lock").write_text(entry[0])
+    command = [str(python), "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps", "--retries=0"]
+    command += ["--timeout=10", "--dest", str(folder / "one"), "-r", str(folder / "one.lock")]
+    return subprocess.run(command, capture_output=True, timeout=COMMAND_SECONDS, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Replay]:
+    """What the build stage leaves, in the environment of the run stage."""
+    if not SLOW:
+        pytest.skip("takes minutes and a package index; runs in CI, or with COUNTERSIGN_SLOW_TESTS=1")
+    with tempfile.TemporaryDirectory(prefix="countersign-image-") as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        base = root / "base"  # stands for the build image: a Python with pip and nothing else
+        subprocess.run([sys.executable, "-m", "venv", str(base)], check=True, timeout=COMMAND_SECONDS)
+        if not index_is_reachable(base / "bin" / "python3", root):
+            pytest.skip("no package index is reachable")
+        replay = Replay(root / "image")
+        kept = {name: value for name, value in os.environ.items() if re.match(r"(?i)PIP_|SSL_|\w+_PROXY$", name)}
+        replay.environment = {**kept, "PATH": f"{base}/bin:/usr/bin:/bin", "HOME": str(root)}
+        for one in BUILD.instructions:
+            replay.step(one)
+        for left in ("src", "wheels"):
+            shutil.rmtree(replay.root / left)
+        shutil.rmtree(base)  # the run stage has the interpreter alone
+        (replay.root / "usr/bin/python3").unlink()
+        (replay.root / "usr/bin/python3").symlink_to(Path(sys.base_prefix, "bin", "python3"))
+        replay.environment = {"TMPDIR": str(replay.root / "tmp"), "LANG": "C.UTF-8"}
+        replay.folder = replay.root
+        for one in RUNTIME.instructions:
+            replay.step(one)
+        yield replay
+
+
+def state(folder: Path) -> Mapping[str, tuple[int, int]]:
+    """Every file below a folder, with its size and time of change."""
+    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(STEP_SECONDS * 2)
+class TestReplay:
+    def test_the_smoke_tests_of_the_dockerfile_pass_and_write_nothing(self, image: Replay) -> None:
+        before = state(image.root)
+        runs = [one.exec_form for one in RUNTIME.all("RUN")]
+        outputs = [
+            image.run([str(image.root / "opt/countersign/bin" / (run or [])[0]), *(run or [])[1:]], 60) for run in runs
+        ]
+        assert outputs[0] == f"countersign {__version__}\n"
+        assert state(image.root) == before
+
+    def test_the_entry_point_is_found_on_the_path(self, image: Replay) -> None:
+        found = shutil.which("countersign", path=image.environment["PATH"])
+        assert found == str(image.root / "opt/countersign/bin/countersign")
+
+    def test_the_demo_runs_on_the_policies_of_the_wheel_with_only_a_temporary_folder(self, image: Replay) -> None:
+        code = image.root / "opt"
+        before = state(code)
+        shown: Any = json.loads(
+            image.run([str(code / "countersign/bin/countersign"), "demo", "--output", "json"], COMMAND_SECONDS)
+        )
+        assert len(shown["rows"]) > 1
+        assert {row["as_expected"] for row in shown["rows"]} == {True}
+        assert {row["admitted"] for row in shown["rows"]} == {True, False}
+        assert state(code) == before
+        assert list((image.root / "tmp").iterdir()) == []
+        assert not (image.root / "nonexistent").exists()
+
+    def test_there_is_no_pip_and_no_command_but_ours_and_the_interpreter(self, image: Replay) -> None:
+        names = {path.name for path in (image.root / "opt/countersign/bin").iterdir()}
+        assert {name for name in names if not name.startswith("python")} == {"countersign"}
+        probe = "import importlib.util as u; print([n for n in ('pip', 'setuptools', 'hatchling') if u.find_spec(n)])"
+        assert image.run([str(image.root / "opt/countersign/bin/python"), "-c", probe], 60) == "[]\n"
+
+    def test_every_module_is_compiled_and_never_compared_with_its_source(self, image: Replay) -> None:
+        tag = f"{sys.implementation.cache_tag}.pyc"
+        modules = [path for path in (image.root / "opt/countersign/lib").rglob("*.py") if path.name.isascii()]
+        assert len(modules) > 500
+        for module in modules:
+            code = module.parent / "__pycache__" / f"{module.stem}.{tag}"
+            assert code.is_file(), f"{module} is not compiled"
+            assert int.from_bytes(code.read_bytes()[4:8], "little") == UNCHECKED_HASH
+
+    def test_nothing_is_writable_for_others_or_runs_as_somebody_else(self, image: Replay) -> None:
+        for path in (image.root / "opt").rglob("*"):
+            mode = path.lstat().st_mode
+            assert path.is_symlink() or not mode & (stat.S_IWOTH | stat.S_ISUID | stat.S_ISGID), path
+            assert path.is_symlink() or mode & stat.S_IROTH, f"{path} cannot be read by the image's user"
+
+    def test_what_is_installed_is_the_lock_and_countersign(self, image: Replay) -> None:
+        probe = "import importlib.metadata as m; print(*sorted(f'{d.name}=={d.version}' for d in m.distributions()))"
+        installed = set(image.run([str(image.root / "opt/countersign/bin/python"), "-c", probe], 60).split())
+        normal = {
+            re.sub(r"[-_.]+", "-", entry.partition("==")[0]).lower() + "==" + entry.partition("==")[2]
+            for entry in installed
+        }
+        lock = (CLONE / "requirements.lock").read_text(encoding="utf-8")
+        locked = set(re.findall(r"^[a-z0-9-]+==[^ ]+", lock, re.MULTILINE))
+        elsewhere = set(re.findall(r"^([a-z0-9-]+==[^ ]+) ; .*emscripten'? \\$", lock, re.MULTILINE))
+        assert f"countersign=={__version__}" in normal
+        assert normal - {f"countersign=={__version__}"} <= locked
+        assert locked - normal <= elsewhere

@@ -53,6 +53,7 @@ class ExecutorSettings:
             request's deadline, so that a retry finds slow work finished.
         parallel_artifacts: artifacts of one image that are looked at side by side.
         max_pending: verifications under way at once; more are refused as overload at once instead of queueing.
+        keep_tag: mutation keeps the tag before the digest, for people; the runtime pulls by the digest either way.
     """
 
     result_ttl_seconds: float = 10.0
@@ -60,6 +61,7 @@ class ExecutorSettings:
     verification_timeout_seconds: float = 30.0
     parallel_artifacts: int = 8
     max_pending: int = 10_000
+    keep_tag: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,14 @@ class Executor:
         return await self._key_flights.run(identity, lambda: self._answer(snapshot, namespace, reference, key))
 
     async def resolve(self, key: str) -> str:
-        """Pin an image to the digest that its tag names now, for mutation. A reference with a digest stays as it is.
+        """Pin an image to the digest that its tag names now, for mutation.
+
+        A reference with a digest stays as it is. So does an image whose repository no verifier has to look at, because
+        the trust policies waive it or do not cover it: nothing is verified that could change until the pull, and the
+        cluster's own images must not depend on a registry that is out of reach.
+
+        Returns:
+            `repository@digest`, with the setting keep_tag `repository:tag@digest`; or the key.
 
         Raises:
             InvalidKey: the key is not an image reference.
@@ -220,8 +229,12 @@ class Executor:
         if reference.digest is not None:
             return key
         _, scope = snapshot.scope(namespace)
+        _, judges = _preflight(scope.verifiers, reference)
+        if scope.verifiers and not judges:
+            return key
         _, subject = await self._resolve(scope, reference)
-        return str(reference.at_digest(subject.digest))
+        tag = f":{reference.tag}" if self._settings.keep_tag else ""
+        return f"{reference.repository}{tag}@{subject.digest}"
 
     async def aclose(self) -> None:
         """End whatever is under way; who waits for it gets Undecided."""

@@ -84,6 +84,7 @@ class ServeSettings:
 )
 @option("--verify-deadline", type=_SECONDS, default=4.9, help="Seconds to answer in: the Provider's timeout less 0.1.")
 @option("--mutate-deadline", type=_SECONDS, default=1.95, help="The same for the mutation Provider.")
+@option("--mutation-keep-tag", is_flag=True, help="Mutate to repository:tag@digest instead of repository@digest.")
 @option("--result-ttl", type=click.FloatRange(min=0.0), default=10.0, help="Seconds that a verdict is kept.")
 @option("--result-cache-mib", type=click.IntRange(min=1), default=64, help="MiB of verdicts that are kept.")
 @option(
@@ -122,6 +123,7 @@ def serve(
     client_names: Sequence[str],
     verify_deadline: float,
     mutate_deadline: float,
+    mutation_keep_tag: bool,
     result_ttl: float,
     result_cache_mib: int,
     verification_timeout: float,
@@ -158,6 +160,7 @@ def serve(
             result_ttl_seconds=result_ttl,
             max_result_bytes=result_cache_mib * 1024 * 1024,
             verification_timeout_seconds=verification_timeout,
+            keep_tag=mutation_keep_tag,
         ),
         health=probe_settings(host, health_port),
         metrics=probe_settings(host, metrics_port),

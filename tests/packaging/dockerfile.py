@@ -1,7 +1,7 @@
 """Reads a Dockerfile, and says which of our rules it breaks.
 
-Rules of the reader: line continuations, comments and exec form as Docker reads them; what it does not know (here-documents,
-parser directives, ONBUILD) is an error, because a step that is read wrongly is checked wrongly.
+Rules of the reader: line continuations, comments and exec form as Docker reads them; what it does not know
+(here-documents, parser directives, ONBUILD) is an error, because a step that is read wrongly is checked wrongly.
 
 What does not belong here: running the steps (test_image.py does), and style (hadolint's business).
 Source: the Dockerfile reference of Docker.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -57,19 +57,19 @@ class Instruction:
 
 @dataclass(slots=True)
 class Stage:
-    """One stage: what it is built on (an image, with arguments put in, or a stage's name), its name, its instructions."""
+    """One stage: its base (an image, with arguments put in, or another stage), its name, its instructions."""
 
     base: str
     name: str
     instructions: list[Instruction] = field(default_factory=list)
 
-    def all(self, keyword: str) -> list[Instruction]:
+    def having(self, keyword: str) -> list[Instruction]:
         """The instructions with a keyword, in order."""
         return [instruction for instruction in self.instructions if instruction.keyword == keyword]
 
     def pairs(self, keyword: str) -> dict[str, str]:
         """The pairs of all ENV or LABEL instructions, later ones over earlier ones."""
-        return {name: value for one in self.all(keyword) for name, value in one.pairs.items()}
+        return {name: value for one in self.having(keyword) for name, value in one.pairs.items()}
 
 
 def parse(text: str) -> list[Stage]:
@@ -85,8 +85,7 @@ def parse(text: str) -> list[Stage]:
             words = one.words
             if len(words) not in (1, 3) or (len(words) == 3 and words[1].upper() != "AS"):
                 raise NotUnderstood(f"FROM {one.rest}")
-            base = re.sub(r"\$\{(\w+)\}", lambda match: arguments.get(match[1], ""), words[0])
-            stages.append(Stage(base, words[2] if len(words) == 3 else ""))
+            stages.append(Stage(_filled(words[0], arguments), words[2] if len(words) == 3 else ""))
         elif stages:
             stages[-1].instructions.append(one)
         elif one.keyword == "ARG":
@@ -94,6 +93,11 @@ def parse(text: str) -> list[Stage]:
         else:
             raise NotUnderstood(f"{one.keyword} before FROM")
     return stages
+
+
+def _filled(text: str, arguments: Mapping[str, str]) -> str:
+    """A text with its `${NAME}` filled in; empty where there is no such argument, as Docker has it."""
+    return re.sub(r"\$\{(\w+)\}", lambda match: arguments.get(match[1], ""), text)
 
 
 def _instructions(text: str) -> Iterator[Instruction]:
@@ -125,10 +129,10 @@ def faults(text: str) -> list[str]:
 def _stage_faults(stage: Stage, names: list[str]) -> Iterator[str]:
     if stage.base not in names and not PINNED.fullmatch(stage.base):
         yield f"base {stage.base} is not pinned by tag and digest"
-    for argument in stage.all("ARG"):
+    for argument in stage.having("ARG"):
         if re.search(r"TOKEN|PASS|SECRET|KEY", argument.rest):
             yield f"ARG {argument.rest} stays in the image's history"
-    for run in stage.all("RUN"):
+    for run in stage.having("RUN"):
         if FETCHES.search(run.rest):
             yield f"fetches what no lock names: {run.rest}"
         for command in run.rest.split("&&"):
@@ -142,22 +146,22 @@ def _stage_faults(stage: Stage, names: list[str]) -> Iterator[str]:
 
 
 def _last_stage_faults(stage: Stage) -> Iterator[str]:
-    user = [one.rest for one in stage.all("USER")]
+    user = [one.rest for one in stage.having("USER")]
     if not user or not re.fullmatch(r"[1-9][0-9]*:[1-9][0-9]*", user[-1]):
         yield "runs as root or under a name that Kubernetes cannot tell from root"
     for keyword in ("RUN", "ENTRYPOINT", "CMD"):
-        for one in stage.all(keyword):
+        for one in stage.having(keyword):
             if one.exec_form is None:
                 yield f"{keyword} {one.rest} needs a shell"
             elif any(word in ("sh", "bash", "pip") for word in one.exec_form):
                 yield f"{keyword} {one.rest} wants what the image does not have"
-    for copy in stage.all("COPY"):
+    for copy in stage.having("COPY"):
         if not copy.words[0].startswith("--from="):
             yield f"COPY {copy.rest} brings sources into the image"
     smoke = [one.exec_form for one in stage.instructions[_index(stage, "USER") :] if one.keyword == "RUN"]
     if ["countersign", "--version"] not in smoke:
         yield "the smoke test is missing, or does not run as the final user"
-    if [one.exec_form for one in stage.all("ENTRYPOINT")] != [["countersign"]]:
+    if [one.exec_form for one in stage.having("ENTRYPOINT")] != [["countersign"]]:
         yield "the entry point is not countersign"
 
 

@@ -503,6 +503,18 @@ async def test_mutation_pins_tags_and_leaves_digests_alone() -> None:
         await made.resolve("A B")
 
 
+async def test_mutation_keeps_the_tag_where_that_is_wanted() -> None:
+    made = executor(signed("s"), ScriptedVerifier(), settings=ExecutorSettings(keep_tag=True))
+    assert await made.resolve(KEY) == f"{KEY}@{Digest.of(b'image')}"
+
+
+@pytest.mark.parametrize("before", [waived(), uncovered()])
+async def test_mutation_leaves_alone_what_no_verifier_looks_at(before: VerifierReport) -> None:
+    store = signed("s")
+    assert await executor(store, ScriptedVerifier(before=before)).resolve("nginx") == "nginx"
+    assert store.asked == {}
+
+
 # -- the log ----------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTEST ?= $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check cover docs lock peers interop clean
+.PHONY: help demo test check cover docs policies image lock peers interop clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,7 @@ check: $(VENV)/.dev ## lint, types, floors, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m docs.generate --check
+	$(BIN)/python -m policies.generate --check
 
 cover: $(VENV)/.dev ## coverage: 100 % of the trusted core, 95 % of the whole
 	rm -f .coverage .coverage.*
@@ -34,6 +35,13 @@ cover: $(VENV)/.dev ## coverage: 100 % of the trusted core, 95 % of the whole
 
 docs: $(VENV)/.dev ## write the generated parts of docs/ again
 	$(BIN)/python -m docs.generate
+
+policies: $(VENV)/.dev ## write the Azure Policy definitions again, from policies/template.yaml
+	$(BIN)/python -m policies.generate
+
+image: ## build the container image (needs docker; docs/image.md)
+	docker build --tag countersign:dev --build-arg REVISION="$$(git rev-parse HEAD)" \
+	    --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' provider/__init__.py)" .
 
 lock: $(VENV)/.dev ## resolve the dependencies again (needs uv in .venv)
 	$(BIN)/python -m pip install --quiet uv

@@ -123,7 +123,7 @@ def faults(text: str) -> list[str]:
     """What breaks the rules at the head of our Dockerfile; empty when nothing does."""
     stages = parse(text)
     found = [fault for stage in stages for fault in _stage_faults(stage, [other.name for other in stages])]
-    return found + _last_stage_faults(stages[-1])
+    return found + list(_last_stage_faults(stages[-1]))
 
 
 def _stage_faults(stage: Stage, names: list[str]) -> Iterator[str]:

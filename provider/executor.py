@@ -346,9 +346,10 @@ def _weigh(
     if decision.standing is Standing.UNDECIDED:
         raise Undecided(code, decision.reason)
     if not reports:
-        reports = (
-            VerifierReport.failed(Refused(code, decision.reason), message=f"failed to verify artifact: {reference}"),
-        )
+        # By digest: the verdict serves every spelling of the reference.
+        what = reference.at_digest(digest) if digest else reference
+        error = Refused(code, decision.reason)
+        reports = (VerifierReport.failed(error, message=f"failed to verify artifact: {what}"),)
     return Verdict(False, digest, tuple(reports), code, decision.reason)
 
 

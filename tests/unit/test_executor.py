@@ -137,7 +137,7 @@ async def test_a_signed_image_is_admitted_with_its_digest_and_report() -> None:
 async def test_an_unsigned_image_is_refused_and_says_so() -> None:
     verdict = (await executor(signed(), ScriptedVerifier()).verify(KEY)).verdict
     assert (verdict.is_success, verdict.code) == (False, "UNSIGNED")
-    assert verdict.reports[0].message == f"failed to verify artifact: {KEY}"
+    assert verdict.reports[0].message == f"failed to verify artifact: reg.example.com/app@{Digest.of(b'image')}"
 
 
 async def test_an_image_that_does_not_exist_is_refused() -> None:

@@ -178,7 +178,8 @@ CODES: Final[dict[str, CodeEntry]] = {
     ),
     "REVOCATION_UNKNOWN": _refused(
         "The answers of the certificate's OCSP responders and CRLs do not establish its status.",
-        "See that the issuer's OCSP responder or CRL answers with current, well-signed data.",
+        "See that the issuer's OCSP responder or CRL answers with current, well-signed data; to let one inside your network "
+        "be asked, set revocation.allowPrivateAddresses and allowedHosts of the Verifier.",
     ),
     # -- could not decide -----------------------------------------------------------------------------------------
     "REGISTRY_UNAVAILABLE": _undecided(
@@ -224,6 +225,10 @@ CODES: Final[dict[str, CodeEntry]] = {
     "CLIENT_NOT_ALLOWED": _undecided(
         "The caller's client certificate carries none of the names that may ask.",
         "Call from Gatekeeper, or add the name of the caller's certificate to the allowed client names.",
+    ),
+    "RESOURCE_UNUSABLE": _undecided(
+        "A Store, Verifier, KeyManagementProvider or Policy that the decision needs has a fault.",
+        "Mend the resource named: kubectl get shows the fault in its status, check-config finds it before it is applied.",
     ),
     "NOT_READY": _undecided(
         "No good configuration is loaded.",
@@ -363,7 +368,8 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
-        where = " ".join(part for part in (self.source, self.resource, self.path) if part)
+        # A cluster's object is its own source, and is named once.
+        where = " ".join(part for part in dict.fromkeys((self.source, self.resource, self.path)) if part)
         return f"{where}: {self.message}"
 
 

@@ -163,8 +163,8 @@ class EndpointMetrics:
 class Metrics:
     """Every metric of the process, in a registry of its own.
 
-    Label values: `endpoint` is one of ENDPOINTS; `outcome`, `reason` and `result` are the words listed at each metric;
-    `error` is a code of errors.CODES.
+    Label values: `endpoint` is one of ENDPOINTS; `action`, `outcome`, `reason` and `result` are the words listed at
+    each metric; `error` is a code of errors.CODES; `provider` is a name that the command line gives.
 
     Attributes:
         registry: for reading single values, as tests do.
@@ -226,8 +226,32 @@ class Metrics:
             "Changes of the TLS files: loaded, or failed (the last good ones stay).",
             "result",
         )
+        self.configurations = self._counter(
+            "countersign_configurations",
+            "Configurations that were read: loaded, or failed (the last good one stays).",
+            "result",
+        )
+        self.configuration_generation = self._gauge(
+            "countersign_configuration_generation", "Generation of the configuration in use; 0 before the first."
+        )
         self.tls_not_after = self._gauge(
             "countersign_tls_certificate_not_after_seconds", "Unix time at which the serving certificate expires."
+        )
+        self.ca_not_after = self._gauge(
+            "countersign_tls_ca_not_after_seconds",
+            "Unix time at which the authority of the self-managed serving certificate expires.",
+        )
+        self.certificate_rotation = self._counter(
+            "countersign_certificate_rotation",
+            "What was done for the self-managed serving certificate. Actions: look, create, restore, issue, prepare,"
+            " promote, retain, drop (the Secret), bundle (caBundle), provider (made again), serve;"
+            " outcomes: done, conflict (somebody was quicker), failed.",
+            *("action", "outcome"),
+        )
+        self.provider_present = self._gauge(
+            "countersign_provider_present",
+            "Whether a Provider object exists (1) or is missing (0), by the names given on the command line.",
+            "provider",
         )
 
     def endpoint(self, name: str) -> EndpointMetrics:
@@ -251,8 +275,8 @@ class Metrics:
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, labels, registry=self.registry)
 
-    def _gauge(self, name: str, documentation: str) -> Gauge:
-        return Gauge(name, documentation, registry=self.registry)
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(name, documentation, labels, registry=self.registry)
 
     def _histogram(self, name: str, documentation: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(name, documentation, labels, buckets=buckets, registry=self.registry)

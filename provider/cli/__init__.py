@@ -2,7 +2,7 @@
 
 Rules:
 - Exit codes: 0 verified or done, 1 refused or a demo that went wrong, 2 could not decide, bad configuration or bad
-  usage, 130 interrupted.
+  usage, 130 interrupted, 143 terminated (serve ends with 0: it is meant to be).
 - Results go to standard output, everything else to standard error. Colour only on a terminal, never in a pipe.
 - A command's modules are imported when it runs, so that `--help` is quick.
 - Every option can be set by an environment variable `COUNTERSIGN_<OPTION>`, and no option repeats what a resource says.
@@ -25,6 +25,7 @@ EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1
 EXIT_UNDECIDED: Final = 2
 EXIT_INTERRUPTED: Final = 130
+EXIT_TERMINATED: Final = 143
 
 # Where each command is, and what the overview says of it without importing it.
 _COMMANDS: Final = {

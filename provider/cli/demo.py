@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from provider.cli import EXIT_OK, EXIT_REFUSED
+from provider.cli import EXIT_OK, EXIT_REFUSED, EXIT_TERMINATED
 from provider.cli.options import log_options, output_option
 from provider.cli.rendering import console, line
 from provider.demo.scenario import Demo, DemoSettings, Row, open_demo
@@ -22,11 +24,37 @@ _PORT = click.IntRange(0, 65535)
 
 @click.command()
 @click.option("--serve", is_flag=True, help="Keep registry and server running afterwards and print commands to try.")
-@click.option("--registry-port", type=_PORT, default=0, help="Port of the embedded registry.  [default: a free one]")
-@click.option("--server-port", type=_PORT, default=0, help="Port of the verification server.  [default: a free one]")
+@click.option(
+    "--registry-port",
+    type=_PORT,
+    default=0,
+    show_default=False,
+    help="Port of the embedded registry.  [default: a free one]",
+)
+@click.option(
+    "--server-port",
+    type=_PORT,
+    default=0,
+    show_default=False,
+    help="Port of the verification server.  [default: a free one]",
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder for manifests and throw-away keys, made and left behind.  [default: a temporary one]",
+)
 @output_option
 @log_options(level="error")
-def demo(serve: bool, registry_port: int, server_port: int, output: str, log_level: str, log_format: str) -> int:
+def demo(
+    serve: bool,
+    registry_port: int,
+    server_port: int,
+    folder: Path | None,
+    output: str,
+    log_level: str,
+    log_format: str,
+) -> int:
     """Show who is admitted and who is denied, and why.
 
     Starts an OCI registry with signed, unsigned, untrusted, expired, time-stamped, revoked and tampered images, the
@@ -37,10 +65,16 @@ def demo(serve: bool, registry_port: int, server_port: int, output: str, log_lev
     Exit codes: 0 everything came out as it should, 1 something did not.
     """
     configure_logging(log_level, LogFormat(log_format))
-    return asyncio.run(_demo(DemoSettings(registry_port, server_port), output, serve=serve))
+    try:
+        return asyncio.run(_demo(DemoSettings(registry_port, server_port, folder), output, serve=serve))
+    except asyncio.CancelledError:  # SIGTERM: everything was cleaned up on the way here
+        return EXIT_TERMINATED
 
 
 async def _demo(settings: DemoSettings, output: str, *, serve: bool) -> int:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine that runs is a task's
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with open_demo(lambda step: click.echo(step, err=True), settings) as running:
         rows = [row async for row in running.rows()]
         if output == "json":

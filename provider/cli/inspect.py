@@ -26,6 +26,7 @@ from provider.notation.payload import parse_payload
 from provider.notation.timestamp import inspect_timestamp
 from provider.oci import Descriptor, Manifest, Reference, Subject
 from provider.stores.oras import OrasStore
+from provider.stores.profile import OrasStoreSettings
 from provider.telemetry import LogFormat, configure_logging
 from provider.verifiers.notation import ARTIFACT_TYPE, MAX_ENVELOPE_BYTES
 
@@ -35,9 +36,10 @@ MAX_DECODED = 100  # signatures decoded; more are only listed
 @click.command()
 @click.argument("image", metavar="IMAGE")
 @config_option(required=False)
+@click.option("--plain-http", is_flag=True, help="Speak http to the registry, without --config.")
 @output_option
 @log_options(level="warning")
-def inspect(image: str, config: Path | None, output: str, log_level: str, log_format: str) -> int:
+def inspect(image: str, config: Path | None, plain_http: bool, output: str, log_level: str, log_format: str) -> int:
     """List what refers to an image and decode each signature: signer, chain, times, time-stamp, attributes.
 
     Nothing is verified: what is printed is what the artifacts claim. --config gives registries their settings and
@@ -47,7 +49,7 @@ def inspect(image: str, config: Path | None, output: str, log_level: str, log_fo
     Exit codes: 0 listed, 1 no such image, 2 the registry could not be asked, or bad usage.
     """
     configure_logging(log_level, LogFormat(log_format))
-    description = asyncio.run(_inspect(Reference.parse(image), config))
+    description = asyncio.run(_inspect(Reference.parse(image), config, plain_http=plain_http))
     if output == "json":
         click.echo(json.dumps(description, indent=2))
     else:
@@ -57,13 +59,14 @@ def inspect(image: str, config: Path | None, output: str, log_level: str, log_fo
     return EXIT_OK
 
 
-async def _inspect(reference: Reference, config: Path | None) -> dict[str, Any]:
+async def _inspect(reference: Reference, config: Path | None, *, plain_http: bool) -> dict[str, Any]:
     if config is None:
         environment = Environment.from_variables(os.environ)
         credentials = (
             DockerConfigCredentials(environment.docker_config, required=False) if environment.docker_config else None
         )
-        store = OrasStore("inspect", credentials=credentials, proxies=environment.proxies)
+        settings = OrasStoreSettings(plain_http=plain_http)
+        store = OrasStore("inspect", settings, credentials=credentials, proxies=environment.proxies)
         try:
             return await _describe(store, reference)
         finally:

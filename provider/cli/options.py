@@ -15,9 +15,8 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 def option(name: str, *names: str, **attributes: Any) -> Callable[[C], C]:
     """A click option that `COUNTERSIGN_<NAME>` sets too, with the variable shown in --help."""
-    variable = "COUNTERSIGN_" + name.removeprefix("--").replace("-", "_").upper()
-    attributes.setdefault("show_envvar", True)
-    return click.option(name, *names, envvar=variable, **attributes)
+    attributes.setdefault("envvar", "COUNTERSIGN_" + name.removeprefix("--").replace("-", "_").upper())
+    return click.option(name, *names, show_envvar=True, **attributes)
 
 
 def config_option(*, required: bool) -> Callable[[C], C]:
@@ -43,7 +42,12 @@ def log_options(*, level: str) -> Callable[[C], C]:
                 default=LogFormat.JSON.value,
                 help="How log lines look on standard error.",
             ),
-            option("--log-level", type=click.Choice(LEVELS), default=level, help="The least important level logged."),
+            option(
+                "--log-level",
+                type=click.Choice([*LEVELS, "warn"]),
+                default=level,
+                help="The least important level logged.",
+            ),
         ):
             command = decorator(command)
         return command

@@ -59,7 +59,8 @@ class ServeSettings:
 @option(
     "--host", default=None, metavar="ADDRESS", help="Address to listen on, for all ports.  [default: every address]"
 )
-@option("--port", type=_PORT, default=6001, help="Port that Gatekeeper calls.")
+# Not COUNTERSIGN_PORT: Kubernetes sets that to an address in every pod beside a Service called countersign.
+@option("--port", type=_PORT, default=6001, envvar="COUNTERSIGN_LISTEN_PORT", help="Port that Gatekeeper calls.")
 @option("--health-port", type=_PORT, default=9099, help="Port of /healthz and /readyz.")
 @option("--metrics-port", type=_PORT, default=8888, help="Port of /metrics.")
 @option(
@@ -225,7 +226,7 @@ async def run(settings: ServeSettings) -> None:
             stack.push_async_callback(port.stop)
         await server.start()
         stopping = _stop_event()
-        tasks = [asyncio.create_task(tls.watch()), asyncio.create_task(_configure(settings, assembler))]
+        tasks = [asyncio.create_task(tls.watch()), asyncio.create_task(_configure(settings, assembler, metrics))]
         _log.info(
             "serving",
             version=__version__,
@@ -245,20 +246,26 @@ async def run(settings: ServeSettings) -> None:
                 raise result
 
 
-async def _configure(settings: ServeSettings, assembler: Assembler) -> None:
+async def _configure(settings: ServeSettings, assembler: Assembler, metrics: Metrics) -> None:
     """Put each good configuration to use, for ever."""
-    async for resources in watch(settings.config, _report, poll_seconds=settings.poll_seconds):
+    generation = 0
+
+    def report(error: ConfigurationError) -> None:
+        metrics.configurations.labels("failed").inc()
+        state = "the last good configuration stays" if generation else "there is no good configuration yet"
+        for fault in error.faults or (error.detail,):
+            _log.error(f"configuration fault, {state}", code=error.code, fault=str(fault))
+
+    async for resources in watch(settings.config, report, poll_seconds=settings.poll_seconds):
         for warning in resources.warnings:
             _log.warning("configuration warning", fault=str(warning))
         try:
-            await assembler.apply(resources)
+            generation = (await assembler.apply(resources)).generation
         except ConfigurationError as error:
-            _report(error)
-
-
-def _report(error: ConfigurationError) -> None:
-    for fault in error.faults or (error.detail,):
-        _log.error("configuration fault, the last good configuration stays", code=error.code, fault=str(fault))
+            report(error)
+        else:
+            metrics.configurations.labels("loaded").inc()
+            metrics.configuration_generation.set(generation)
 
 
 def _stop_event() -> asyncio.Event:

@@ -45,6 +45,7 @@ from provider.demo.images import IMAGES, PODS, DemoImage, DemoPod, build, establ
 from provider.demo.publishing import publish
 from provider.demo.registry import EmbeddedRegistry
 from provider.demo.revocation_service import RevocationService
+from provider.errors import UsageError
 from provider.executor import Executor
 from provider.gatekeeper.protocol import API_VERSION, REQUEST_KIND
 from provider.gatekeeper.server import VERIFY_PATH, Server
@@ -76,10 +77,12 @@ class DemoSettings:
     Attributes:
         registry_port: port of the embedded registry; 0 takes a free one.
         server_port: port of the verification server; 0 takes a free one.
+        folder: where manifests, roots and throw-away TLS files are written and left; None takes a temporary folder.
     """
 
     registry_port: int = 0
     server_port: int = 0
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +258,7 @@ async def open_demo(
     settings = settings or DemoSettings()
     async with AsyncExitStack() as stack:
         at = clock()
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="countersign-demo-")))
+        folder = settings.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="countersign-demo-")))
         responder = await stack.enter_async_context(RevocationService(clock, address=ADDRESS))
         registry = await stack.enter_async_context(EmbeddedRegistry(address=ADDRESS, port=settings.registry_port))
         progress(f"an OCI registry listens on {registry.host}")
@@ -268,7 +271,7 @@ async def open_demo(
         pushed = sum(entry.pushed for entry in IMAGES)
         progress(f"{pushed} images and {len(pushes) - pushed} signatures were pushed")
         addresses = Addresses(registry.host, stack.enter_context(_closed_port()), responder.host)
-        (folder / "config").mkdir()
+        _make_folder(folder / "config")
         write_manifests(folder / "config", addresses, authorities)
         client = _write_tls_files(folder / "tls", at)
         server = await _serve(stack, folder, settings.server_port, clock)
@@ -316,9 +319,21 @@ async def _serve(stack: AsyncExitStack, folder: Path, port: int, clock: Callable
     return server
 
 
+def _make_folder(path: Path) -> None:
+    """Make a folder, private as keys will be in one.
+
+    Raises:
+        UsageError: USAGE, it cannot be made, or is there already: nothing of anybody's is written over.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise UsageError("USAGE", f"the folder {path} cannot be made: {error.strerror}") from None
+
+
 def _write_tls_files(folder: Path, at: datetime) -> ssl.SSLContext:
     """Make serving and client certificates; give what Gatekeeper would call with."""
-    folder.mkdir()
+    _make_folder(folder)
 
     def issue(subject: dict[str, str], extensions: pki.Extensions, issuer: pki.CertifiedKey | None) -> pki.CertifiedKey:
         begin, end = at - timedelta(hours=1), at + TLS_VALIDITY

@@ -27,7 +27,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from provider.errors import Undecided
+from provider.errors import CountersignError, Undecided, printable
 from provider.gatekeeper import protocol
 from provider.gatekeeper.answering import (
     Answer,
@@ -49,6 +49,8 @@ _log = structlog.get_logger(__name__)
 VERIFY_PATH: Final = "/ratify/gatekeeper/v1/verify"
 MUTATE_PATH: Final = "/ratify/gatekeeper/v1/mutate"
 TRACE_ID_FIELD: Final = "trace-id"  # of log events; Ratify's name
+
+MAX_LOGGED_KEYS: Final = 20  # of one request; the rest is counted
 
 _TRACE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=+-]{0,127}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
@@ -158,6 +160,7 @@ class Server:
             status, body = 200, await self._answer(request, connection, endpoint, received_at, trace_id)
         except _RejectionError as rejection:
             status, error = rejection.status, rejection.error
+            _log.warning("request rejected", endpoint=name, status=status, code=error.code, errorReason=error.detail)
             body = self._failure(name, "failed" if status == 200 else "rejected", error, trace_id)
         except Exception:  # noqa: BLE001 - a fault of ours must deny this request, not end the connection
             _log.exception("request failed unexpectedly", endpoint=name)
@@ -190,7 +193,6 @@ class Server:
             _RejectionError: it is not, or cannot be looked at now.
         """
         if connection.refusal is not None:
-            _log.info("caller is not allowed", errorReason=connection.refusal.detail)
             raise _RejectionError(403, connection.refusal)
         if endpoint is None:
             raise _invalid(404, "there is nothing at this path", expected=VERIFY_PATH)
@@ -205,8 +207,10 @@ class Server:
             keys = protocol.parse_request(body, self._settings.requests)
         except Undecided as error:
             raise _RejectionError(400, error) from None
-        answer = endpoint.answer(await self._work.settle(endpoint, keys, deadline), trace_id)
+        settled = await self._work.settle(endpoint, keys, deadline)
+        answer = endpoint.answer(settled, trace_id)
         self._count(endpoint.name, answer)
+        _log_answer(endpoint.name, settled, answer)
         return answer.body
 
     async def _read_body(self, request: web.BaseRequest, deadline: float) -> bytes:
@@ -273,6 +277,15 @@ class Server:
             elif _TRACE_ID.fullmatch(value) is not None:
                 return value
         return self._trace_ids()
+
+
+def _log_answer(endpoint: str, settled: Mapping[str, Any], answer: Answer) -> None:
+    """One event for what was left without a verdict, with the request's trace id; verdicts have events of their own."""
+    failures = [(key, outcome) for key, outcome in settled.items() if isinstance(outcome, CountersignError)]
+    if failures:
+        causes = {printable(key): str(error) for key, error in failures[:MAX_LOGGED_KEYS]}
+        _log.warning("keys without a verdict", endpoint=endpoint, number=len(failures), causes=causes)
+    _log.debug("request answered", endpoint=endpoint, **answer.counts)
 
 
 class _RejectionError(Exception):

@@ -295,7 +295,9 @@ def _refuse_password() -> NoReturn:
 def _raise_for_pair(files: TLSFiles, error: ssl.SSLError) -> NoReturn:
     if error.reason == "KEY_VALUES_MISMATCH":
         raise _invalid(files.key, f"the private key does not belong to the certificate {files.certificate}") from None
-    culprit = files.certificate if _PEM_BEGIN not in _read(files.certificate) else files.key
+    certificate = _read(files.certificate)
+    whole = len(_PEM_CERTIFICATE.findall(certificate)) == certificate.count(_PEM_BEGIN) > 0
+    culprit = files.key if whole else files.certificate
     raise _invalid(culprit, f"OpenSSL cannot use it: {error.reason or 'no PEM block found'}") from None
 
 

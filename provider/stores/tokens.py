@@ -30,7 +30,7 @@ from yarl import URL
 from provider import strict_json
 from provider.cache import SingleFlight
 from provider.errors import Undecided
-from provider.interfaces import Credential, CredentialProvider
+from provider.interfaces import Credential, CredentialProvider, RenewableCredentialProvider
 from provider.stores.challenge import Challenge, parse_challenges
 from provider.stores.profile import Repository
 from provider.stores.transport import Request, Response, Transport
@@ -163,6 +163,18 @@ class Authenticator:
         elif expected != realm or (repository.domain, repository.path) in self._realms:
             self._realms[(repository.domain, repository.path)] = realm
         return authorization
+
+    async def renew(self, repository: Repository) -> bool:
+        """Read the repository's credential anew after it was refused; True when another one came of it.
+
+        Raises:
+            Undecided: CREDENTIALS_UNAVAILABLE.
+        """
+        if not isinstance(self._credentials, RenewableCredentialProvider):
+            return False
+        refused = await self._credential(repository)
+        self._credentials.refused(repository.domain, repository.path)
+        return await self._credential(repository) != refused
 
     async def aclose(self) -> None:
         """Give up the tokens under way."""

@@ -362,6 +362,8 @@ def _connect_problem(error: aiohttp.ClientConnectorError) -> str:
     if isinstance(cause, socket.gaierror):
         return "cannot be found in DNS"
     if isinstance(cause, ssl.SSLError):
+        if cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):  # as OpenSSL 3.0 and later say it
+            return "does not speak TLS; if it speaks plain HTTP, set plainHttp for it in the Store's registries"
         return f"failed the TLS handshake: {(cause.reason or 'no reason given').replace('_', ' ').lower()}"
     # Not strerror: asyncio puts the address there, and who may name hosts need not learn where they are.
     return f"cannot be connected to: {os.strerror(cause.errno).lower() if cause.errno else 'no reason given'}"

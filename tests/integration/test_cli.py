@@ -223,6 +223,16 @@ async def test_inspect_needs_no_configuration_for_an_ordinary_registry(tmp_path:
     assert "IMAGE_NOT_FOUND" in absent.err
 
 
+async def test_inspect_speaks_plain_http_only_when_told_to(tmp_path: Path) -> None:
+    async with RegistrySimulator() as registry:
+        registry.push_image("app", tag="v1")
+        over_tls = await run("inspect", f"{registry.host}/app:v1", HOME=str(tmp_path))
+        plain = await run("inspect", "--plain-http", f"{registry.host}/app:v1", HOME=str(tmp_path))
+    assert over_tls.code == 2
+    assert "plainHttp" in over_tls.err
+    assert plain.code == 0
+
+
 # -- demo -------------------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +255,27 @@ async def test_the_demo_goes_on_serving_until_interrupted() -> None:
     assert process.returncode == 130
     assert all(row["as_expected"] for row in json.loads(out)["rows"])
     assert "Traceback" not in err.decode()
+
+
+async def test_a_terminated_demo_leaves_no_keys_behind(tmp_path: Path) -> None:
+    process = await start("demo", "--serve", "--output", "json", TMPDIR=str(tmp_path))
+    assert process.stderr is not None
+    while "curl" not in (await process.stderr.readline()).decode():
+        pass
+    assert list(tmp_path.iterdir())
+    process.send_signal(signal.SIGTERM)
+    await process.communicate()
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_demo_leaves_its_folder_where_that_is_wanted_and_writes_over_nothing(tmp_path: Path) -> None:
+    first = await run("demo", "--folder", str(tmp_path / "demo"), "--output", "json")
+    assert first.code == 0
+    assert "BEGIN CERTIFICATE" in (tmp_path / "demo" / "config" / "company-root.yaml").read_text()
+    again = await run("demo", "--folder", str(tmp_path / "demo"))
+    assert again.code == 2
+    assert "cannot be made" in again.err
 
 
 # -- serve ------------------------------------------------------------------------------------------------------------
@@ -323,6 +354,7 @@ async def test_serve_answers_gatekeeper_reports_itself_and_stops_gracefully(demo
             status, metrics = await running.get("/metrics", port=2)
             assert status == 200
             assert 'countersign_keys_total{endpoint="verify",outcome="succeeded"} 1.0' in metrics
+            assert "countersign_configuration_generation 1.0" in metrics
             running.process.send_signal(signal.SIGTERM)
             assert "stopping" in await running.until_ready(503)
             assert (await gatekeeper.ask(key)).admitted == {key}  # still answered while the cluster takes notice

@@ -178,8 +178,8 @@ CODES: Final[dict[str, CodeEntry]] = {
     ),
     "REVOCATION_UNKNOWN": _refused(
         "The answers of the certificate's OCSP responders and CRLs do not establish its status.",
-        "See that the issuer's OCSP responder or CRL answers with current, well-signed data; to let one inside your network "
-        "be asked, set revocation.allowPrivateAddresses and allowedHosts of the Verifier.",
+        "See that the issuer's OCSP responder or CRL answers with current, well-signed data; to let one inside your "
+        "network be asked, set revocation.allowPrivateAddresses and allowedHosts of the Verifier.",
     ),
     # -- could not decide -----------------------------------------------------------------------------------------
     "REGISTRY_UNAVAILABLE": _undecided(
@@ -228,7 +228,7 @@ CODES: Final[dict[str, CodeEntry]] = {
     ),
     "RESOURCE_UNUSABLE": _undecided(
         "A Store, Verifier, KeyManagementProvider or Policy that the decision needs has a fault.",
-        "Mend the resource named: kubectl get shows the fault in its status, check-config finds it before it is applied.",
+        "Mend the resource named: kubectl get shows the fault in its status, check-config finds it beforehand.",
     ),
     "NOT_READY": _undecided(
         "No good configuration is loaded.",

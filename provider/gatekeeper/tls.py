@@ -67,20 +67,30 @@ class TLSFiles:
         certificate: serving certificate, then its intermediates.
         key: its private key, not encrypted.
         client_cas: CA certificates of callers; none means that callers need no certificate.
+        optional_client_cas: the same, but a file may be missing at the start: an optional volume of a pod. Once one was
+            there it has to stay; its loss is a fault, and never an end of asking for certificates.
     """
 
     certificate: Path
     key: Path
     client_cas: tuple[Path, ...] = ()
+    optional_client_cas: tuple[Path, ...] = ()
 
     @classmethod
-    def in_folder(cls, folder: Path, *, client_cas: Iterable[Path] = ()) -> TLSFiles:
+    def in_folder(
+        cls, folder: Path, *, client_cas: Iterable[Path] = (), optional_client_cas: Iterable[Path] = ()
+    ) -> TLSFiles:
         """The files tls.crt and tls.key of a folder, as a Secret of type kubernetes.io/tls is mounted."""
-        return cls(folder / CERTIFICATE_FILE, folder / KEY_FILE, tuple(client_cas))
+        return cls(folder / CERTIFICATE_FILE, folder / KEY_FILE, tuple(client_cas), tuple(optional_client_cas))
+
+    def demanded(self, before: Iterable[Path]) -> TLSFiles:
+        """These files with every optional CA demanded that is there, or was there before; and no optional ones."""
+        present = (path for path in self.optional_client_cas if path in before or path.exists())
+        return TLSFiles(self.certificate, self.key, (*self.client_cas, *present))
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All files."""
+        """All files that are demanded."""
         return (self.certificate, self.key, *self.client_cas)
 
 
@@ -91,6 +101,7 @@ class _Loaded:
     fingerprint: bytes
     context: ssl.SSLContext
     not_after: datetime
+    client_cas: tuple[Path, ...]
 
 
 class ServingTLS:
@@ -124,7 +135,7 @@ class ServingTLS:
     @property
     def demands_client_certificate(self) -> bool:
         """Whether callers without a certificate of a client CA are refused."""
-        return bool(self._files.client_cas)
+        return bool(self._loaded.client_cas)
 
     @property
     def not_after(self) -> datetime:
@@ -240,6 +251,7 @@ def _load(files: TLSFiles, handshakes: _HandshakeLog, known: _Loaded | None) -> 
     The files are read before and after: a certificate of before a swap of the mounted Secret and a key of after it
     must not meet.
     """
+    files = files.demanded(known.client_cas if known else ())
     contents = _read_all(files)
     for _ in range(_READ_ATTEMPTS):
         fingerprint = _fingerprint(contents)
@@ -256,7 +268,7 @@ def _load(files: TLSFiles, handshakes: _HandshakeLog, known: _Loaded | None) -> 
             continue
         if fault is not None:
             raise fault
-        return _Loaded(fingerprint, context, not_after)
+        return _Loaded(fingerprint, context, not_after, files.client_cas)
     raise _invalid(files.certificate, "the files keep changing while they are read")
 
 

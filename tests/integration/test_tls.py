@@ -61,7 +61,11 @@ class Site:
         self.client_ca = folder / "ca.crt"
         pki.write_serving_files(folder)
         pki.write_client_ca(self.client_ca)
-        self.files = TLSFiles.in_folder(folder, client_cas=[self.client_ca] if client_ca else [])
+        self.files = TLSFiles.in_folder(
+            folder,
+            client_cas=[self.client_ca] if client_ca else [],
+            optional_client_cas=[folder / "optional-ca.crt"],
+        )
         self.tls = ServingTLS(self.files, metrics=self.metrics)
         self.server = Server(
             Judge(),
@@ -183,6 +187,25 @@ async def test_plain_http_on_the_tls_port_is_refused(tmp_path: Path, pki: PKI) -
                 received = await caller.until_closed()
         assert b"HTTP" not in received
         assert site.failures("not_tls") == 1
+
+
+async def test_an_optional_client_ca_counts_once_it_is_there_and_its_loss_lets_nobody_in(
+    tmp_path: Path, pki: PKI
+) -> None:
+    optional = tmp_path / "optional-ca.crt"
+    async with Site(tmp_path, pki, client_ca=False) as site, site.watching():
+        nobody = pki.client_context(name=None)
+        assert not site.tls.demands_client_certificate
+        assert await site.can_call(nobody)
+        pki.write_client_ca(optional)
+        await until(lambda: site.tls.demands_client_certificate)
+        assert not await site.can_call(nobody)
+        assert await site.can_call(pki.client_context())
+        optional.unlink()
+        await until(lambda: site.tls.fault is not None)
+        assert str(optional) in str(site.tls.fault)
+        assert not await site.can_call(nobody)
+        assert await site.can_call(pki.client_context())
 
 
 async def test_a_client_ca_that_is_itself_an_intermediate_may_be_the_anchor(tmp_path: Path, pki: PKI) -> None:

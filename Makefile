@@ -7,10 +7,10 @@ BIN    := $(VENV)/bin
 PYTEST ?= $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check cover docs policies image lock peers interop clean
+.PHONY: help demo test check cover docs policies image lock peers interop e2e-tools e2e clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime ## the main job on an embedded registry: who is admitted, who is denied and why
 	$(BIN)/countersign demo
@@ -57,6 +57,12 @@ peers: $(VENV)/.dev ## build the real peers (notation, opa, gator, helm, ...) in
 
 interop: $(VENV)/.dev ## tests against the real peers
 	$(PYTEST) tests/interop tests/policies -q
+
+e2e-tools: ## install a cluster's programs into .peers/: etcd, kube-apiserver, Gatekeeper, helm, ... (needs Go)
+	tests/peers/install e2e
+
+e2e: $(VENV)/.dev ## end-to-end tests on a real API server with a real Gatekeeper
+	$(PYTEST) tests/e2e -q
 
 clean: ## remove what the targets made (not .peers)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -55,7 +55,7 @@ class Authority:
     """
 
     certificates: tuple[x509.Certificate, ...]
-    key: PrivateKey | None = field(default=None, repr=False)
+    key: PrivateKey | None = field(default=None, repr=False, compare=False)
 
     @property
     def certificate(self) -> x509.Certificate:
@@ -78,7 +78,7 @@ class ServingPair:
     """
 
     chain: tuple[x509.Certificate, ...]
-    key: PrivateKey = field(repr=False)
+    key: PrivateKey = field(repr=False, compare=False)
     anchor: x509.Certificate
 
     @classmethod
@@ -91,8 +91,8 @@ class ServingPair:
             trusted: authorities of which one must be above the serving certificate, or be it.
 
         Raises:
-            ConfigurationError: TLS_INVALID; the parts do not belong together, or TLS clients refuse such parts. Time and
-                names are not looked at here.
+            ConfigurationError: TLS_INVALID; the parts do not belong together, or TLS clients refuse such parts. Time
+                and names are not looked at here.
         """
         leaf = chain[0]
         if not _same_key(leaf, key):
@@ -124,7 +124,7 @@ class ServingPair:
         return is_valid(self.certificate, at) and is_valid(self.anchor, at)
 
     def pem(self) -> bytes:
-        """Key, then chain, in one PEM file: a reader never meets a key and a certificate that do not belong together."""
+        """Key, then chain, for one PEM file: a reader never meets a key and a certificate of different pairs."""
         return key_pem(self.key) + certificates_pem(self.chain)
 
 
@@ -168,15 +168,15 @@ def issue_pair(authority: Authority, names: Sequence[str], *, at: datetime, life
     issuer = authority.certificate
     until = min(at + lifetime, issuer.not_valid_after_utc)
     # Without a subject the names must be critical (RFC 5280 section 4.2.1.6), so the main one is a common name as well.
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])] if len(names[0]) <= _MAX_COMMON_NAME else [])
+    subject = x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, names[0])] if len(names[0]) <= _MAX_COMMON_NAME else []
+    )
     certificate = (
         _begin(subject, issuer.subject, key.public_key(), at=at, until=until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage("digital_signature"), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=not list(subject)
-        )
+        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=not list(subject))
         .add_extension(_authority_key_identifier(issuer), critical=False)
         .sign(authority.key, hashes.SHA256())
     )

@@ -5,11 +5,11 @@
 | ca.crt, ca.key | the authority of the serving certificate; the key is absent when somebody else keeps it |
 | tls.crt, tls.key | serving certificate with intermediates, and its key |
 | next-ca.crt, next-ca.key | the coming authority, on its way into every caBundle |
-| old-ca.crt, old-ca.until | authorities that are still trusted, and until when (RFC 3339): some replica may serve under them |
+| old-ca.crt, old-ca.until | authorities that are still trusted, as some replica may use them; until when (RFC 3339) |
 
 Rules:
 - The first four are those of Ratify and of cert-controller, so that a cluster can be moved over and back without a new
-  authority. The others are ours and are there during a change only. Keys of the Secret that are not listed stay as they are.
+  authority. The others are ours and are there during a change only. Keys that are not listed stay as they are.
 - Reading never fails: a part that cannot be used is left out and named in `faults`. Whether what is left will do is for
   rotation_plan.py to say; time and names are not looked at here.
 - No key and no foreign text gets into `faults` or a repr.
@@ -160,9 +160,7 @@ def _authority_entries(authority: Authority, certificate: str, key: str) -> dict
     return entries
 
 
-def _read_authority(
-    read: Callable[[str, Callable[[bytes], Any]], Any], certificate: str, key: str
-) -> Authority | None:
+def _read_authority(read: Callable[[str, Callable[[bytes], Any]], Any], certificate: str, key: str) -> Authority | None:
     certificates = read(certificate, read_certificates)
     return None if certificates is None else authority_of(certificates, read(key, read_key))
 

@@ -13,7 +13,8 @@ Rules:
 - A replica that serves under an authority that the Secret does not know enters it as old: it still needs it.
 - A good pair that somebody else put into the Secret is taken (adopted). One that is not good is replaced, by what this
   replica remembers if that is still good. Without the CA's key a pair is used until it is due, then ours takes over.
-- `decide` says at most one thing to write to the Secret, and nothing else with it: after a write all is read again.
+- `decide` says at most one thing to write to the Secret. It goes first, and after it all is read again; what else the
+  plan says is for when it cannot be written.
 
 What does not belong here: the Kubernetes API, files, logs (rotation.py); formats (keyring.py); X.509 (issuance.py).
 """
@@ -26,7 +27,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from types import MappingProxyType
 from typing import Final
 
 from cryptography import x509
@@ -38,7 +38,6 @@ from provider.gatekeeper.keyring import Keyring
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123, as Kubernetes names services
 _MAX_DNS_NAME: Final = 253  # characters
 _MAX_NAMES: Final = 32  # names of one serving certificate
-_EMPTY: Final[Mapping[str, datetime]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +83,10 @@ class RotationSettings:
         leaf_renew_before: 30 days, but at most a third of the certificate's own lifetime.
         settle: from the time at which every caBundle was seen to hold an authority until it is relied on. Gatekeeper
             takes a change over within a second; a broken watch is noticed after 45 s and retried within 30 s.
-        retire: how long a former authority stays in caBundle: a replica that cannot reach the Kubernetes API goes on with
-            its former serving certificate for at least so long.
-        absence: how long a Secret or Provider has to be missing until it is made again, so that an uninstallation is not
-            undone by replicas that are still stopping (the default grace period is 30 s).
+        retire: how long a former authority stays in caBundle: a replica that cannot reach the Kubernetes API can go on
+            with its former serving certificate for so long.
+        absence: how long a Secret or Provider has to be missing until it is made again, so that an uninstallation is
+            not undone by replicas that are still stopping (the default grace period is 30 s).
         poll_seconds: between two looks. Changes are noticed at once by watches; this is for what a watch misses.
         pause_seconds: between two rounds at least, so that a fight with another controller stays slow.
 
@@ -116,7 +115,7 @@ class RotationSettings:
             if _LABEL.fullmatch(name) is None:
                 raise UsageError("USAGE", f"the name of the {what} is not a DNS label", found=name)
         for name in self.more_names:
-            if not _is_address(name) and not _is_dns_name(name):
+            if not _is_dns_name(_normal(name)) and not _is_address(name):
                 raise UsageError("USAGE", "the name is neither a DNS name nor an IP address", found=name)
         if not self.secret or not self.providers or not all(self.providers):
             raise UsageError("USAGE", "the Secret and at least one Provider need names")
@@ -138,13 +137,13 @@ class RotationSettings:
     def names(self) -> tuple[str, ...]:
         """Names of the serving certificate; the first is the one that Provider URLs have by convention."""
         main = f"{self.service}.{self.namespace}"
-        more = (name.lower() for name in self.more_names)
+        more = (_normal(name) for name in self.more_names)
         return tuple(dict.fromkeys((main, f"{main}.svc", f"{main}.svc.cluster.local", *more)))
 
     @property
     def demanded_names(self) -> frozenset[str]:
         """Names without which a pair is not good: Ratify's own has the main one only."""
-        return frozenset((self.names[0], *(name.lower() for name in self.more_names)))
+        return frozenset((self.names[0], *(_normal(name) for name in self.more_names)))
 
 
 class Step(enum.Enum):
@@ -165,8 +164,8 @@ class Seen:
 
     Attributes:
         keyring: content of the Secret; None when there is no Secret.
-        bundles: certificates in each Provider's caBundle by its name, for Providers that exist; None for a caBundle that
-            cannot be read.
+        bundles: certificates in each Provider's caBundle by its name, for Providers that exist; None for a caBundle
+            that cannot be read.
         requested: somebody asks for a new authority.
     """
 
@@ -190,7 +189,7 @@ class Memory:
     served: ServingPair | None = None
     good: Keyring | None = None
     trusted_since: Mapping[x509.Certificate, datetime] = field(default_factory=dict)
-    absent_since: Mapping[str, datetime] = _EMPTY
+    absent_since: Mapping[str, datetime] = field(default_factory=dict)
     secret_absent_since: datetime | None = None
 
 
@@ -199,7 +198,7 @@ class Plan:
     """What to do next.
 
     Attributes:
-        step: what to write to the Secret; if it is given, there is nothing else.
+        step: what to write to the Secret.
         bundles: names of Providers whose caBundle has to be written.
         bundle: its certificates.
         restore: names of missing Providers to be made.
@@ -250,11 +249,9 @@ def decide(memory: Memory, seen: Seen, settings: RotationSettings, at: datetime)
         at: time of the look (aware).
     """
     step = _step(memory, seen, settings, at)
-    if step is not None:
-        return Plan(step=step)
     keyring = seen.keyring
-    if keyring is None:
-        return Plan()
+    if keyring is None or not is_good(keyring.pair, settings, at):
+        return Plan(step)
     bundle = keyring.trusted
     wrong = tuple(name for name, found in sorted(seen.bundles.items()) if found != frozenset(bundle))
     restore = tuple(
@@ -262,7 +259,7 @@ def decide(memory: Memory, seen: Seen, settings: RotationSettings, at: datetime)
         for name, since in sorted(memory.absent_since.items())
         if name in settings.restore and at - since >= settings.absence
     )
-    return Plan(None, wrong, bundle, restore, _pair_to_serve(memory, keyring, settings, at))
+    return Plan(step, wrong, bundle, restore, _pair_to_serve(memory, keyring, settings, at))
 
 
 def carry_out(step: Step, memory: Memory, seen: Seen, settings: RotationSettings, at: datetime) -> Keyring:
@@ -327,10 +324,11 @@ def _step(memory: Memory, seen: Seen, settings: RotationSettings, at: datetime) 
 def _authority_step(
     memory: Memory, keyring: Keyring, requested: bool, settings: RotationSettings, at: datetime
 ) -> Step | None:
-    if keyring.coming is not None and is_valid(keyring.coming.certificate, at + settings.ca_renew_before):
-        since = memory.trusted_since.get(keyring.coming.certificate)
+    coming = None if keyring.coming is None else keyring.coming.certificate
+    if coming is not None and is_valid(coming, at) and not _is_due(coming, settings.ca_renew_before, at):
+        since = memory.trusted_since.get(coming)
         return Step.PROMOTE if since is not None and at - since >= settings.settle else None
-    if requested or keyring.coming is not None or _is_authority_due(keyring, settings, at):
+    if requested or coming is not None or _is_authority_due(keyring, settings, at):
         return Step.PREPARE
     return None
 
@@ -365,11 +363,9 @@ def _is_due(certificate: x509.Certificate, renew_before: timedelta, at: datetime
     return end - at <= min(renew_before, (end - certificate.not_valid_before_utc) / 3)
 
 
-def _pair_to_serve(
-    memory: Memory, keyring: Keyring, settings: RotationSettings, at: datetime
-) -> ServingPair | None:
+def _pair_to_serve(memory: Memory, keyring: Keyring, settings: RotationSettings, at: datetime) -> ServingPair | None:
     pair, served = keyring.pair, memory.served
-    if pair is None or not is_good(pair, settings, at) or pair == served:
+    if pair is None or pair == served:
         return None
     if served is None or not served.is_valid(at) or served.anchor == pair.anchor:
         return pair
@@ -392,6 +388,11 @@ def _new_pair(
     return issue_pair(authority, names, at=at, lifetime=settings.leaf_lifetime)
 
 
+def _normal(name: str) -> str:
+    """A name as certificates spell it."""
+    return str(ipaddress.ip_address(name)) if _is_address(name) else name.lower()
+
+
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -401,4 +402,4 @@ def _is_address(name: str) -> bool:
 
 
 def _is_dns_name(name: str) -> bool:
-    return len(name) <= _MAX_DNS_NAME and all(_LABEL.fullmatch(label) for label in name.lower().split("."))
+    return len(name) <= _MAX_DNS_NAME and all(_LABEL.fullmatch(label) for label in name.split("."))

@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTEST ?= $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check cover docs policies image lock peers interop e2e-tools e2e clean
+.PHONY: help demo test check cover docs policies chart image lock peers interop e2e-tools e2e clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,7 @@ check: $(VENV)/.dev ## lint, types, floors, generated files
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m docs.generate --check
 	$(BIN)/python -m policies.generate --check
+	$(BIN)/python -m charts.generate --check
 
 cover: $(VENV)/.dev ## coverage: 100 % of the trusted core, 95 % of the whole
 	rm -f .coverage .coverage.*
@@ -38,6 +39,9 @@ docs: $(VENV)/.dev ## write the generated parts of docs/ again
 
 policies: $(VENV)/.dev ## write the Azure Policy definitions again, from policies/template.yaml
 	$(BIN)/python -m policies.generate
+
+chart: $(VENV)/.dev ## write the generated files of the chart again: README.md, custom resource definitions
+	$(BIN)/python -m charts.generate
 
 image: ## build the container image (needs docker; docs/image.md)
 	docker build --tag countersign:dev --build-arg REVISION="$$(git rev-parse HEAD)" \

@@ -2,7 +2,6 @@
 
     README.md                  from README.md.gotmpl and the comments of values.yaml, as helm-docs would
     files/placeholder-ca.pem   the certificate in the Provider objects until the provider has written its own CA there
-    crds/<plural>.yaml         the custom resource definitions, from provider/configuration/schemas.py
 
 Rules:
 - Output depends on the sources alone. `--check` writes nothing and exits 1 when a file differs from what would be
@@ -23,10 +22,9 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,8 +32,6 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-
-from provider.configuration.schemas import custom_resource_definitions
 
 CHART: Final = Path(__file__).parent / "countersign"
 PLACEHOLDER: Final = "files/placeholder-ca.pem"
@@ -178,27 +174,7 @@ def placeholder() -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
-class _Plain(yaml.SafeDumper):
-    """YAML without anchors: what stands in two places is written out in both."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature of yaml
-        """Never an alias."""
-        return True
-
-
-def definition(plural: str) -> str:
-    """crds/<plural>.yaml."""
-    text = yaml.dump(
-        custom_resource_definitions()[plural], Dumper=_Plain, sort_keys=False, width=118, allow_unicode=True
-    )
-    return f"# Made from provider/configuration/schemas.py by `python -m charts.generate`.\n{text}"
-
-
-FILES: Final[Mapping[str, Callable[[], str]]] = {
-    "README.md": readme,
-    PLACEHOLDER: placeholder,
-    **{f"crds/{plural}.yaml": partial(definition, plural) for plural in custom_resource_definitions()},
-}
+FILES: Final = {"README.md": readme, PLACEHOLDER: placeholder}
 
 
 def main(arguments: list[str]) -> int:

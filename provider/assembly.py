@@ -11,7 +11,6 @@ Rules:
   decisions that began with it may still be under way.
 - Key providers are loaded before a snapshot is used and, where they are told to, again and again. One that cannot be
   loaded now holds up nothing but the decisions that need it.
-- A resource that cannot be used (resources.Unusable) becomes a stand-in that denies what depends on it.
 
 What does not belong here: reading resources (configuration/), deciding (executor.py).
 """
@@ -19,30 +18,26 @@ What does not belong here: reading resources (configuration/), deciding (executo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import structlog
 
 from provider.cache import ByteBoundedCache
 from provider.configuration.key_providers import InlineParameters
 from provider.configuration.policies import ConfigPolicyParameters
-from provider.configuration.resources import Component, Resource, ResourceSet, Unusable
+from provider.configuration.resources import Component, Resource, ResourceSet
 from provider.configuration.sections import join
 from provider.configuration.stores import (
-    CredentialParameters,
     DockerConfigParameters,
-    KubernetesSecretsParameters,
     OciLayoutParameters,
     OrasParameters,
     RegistryParameters,
 )
 from provider.configuration.verifiers import NotationParameters, RevocationParameters
-from provider.credentials.chain import CredentialChain
 from provider.credentials.docker_config import DockerConfigCredentials
 from provider.egress import ProxySettings
 from provider.errors import ConfigurationError, CountersignError, Fault
@@ -55,12 +50,8 @@ from provider.policy import ConfigPolicy, Rule
 from provider.stores.oci_layout import OciLayoutStore
 from provider.stores.oras import MAX_KEPT_BYTES, ObjectCache, OrasStore
 from provider.stores.profile import OrasStoreSettings, RegistryProfile
-from provider.unusable import ANY_TYPE, UnusableKeyManagementProvider, UnusablePolicy, UnusableStore, UnusableVerifier
 from provider.verifiers.notation import NotationVerifier
 from provider.verifiers.revocation_fetcher import RevocationFetcher, RevocationSettings
-
-if TYPE_CHECKING:
-    from lightkube import AsyncClient
 
 GRACE_SECONDS: Final = 60.0  # twice what the executor gives one verification in the background
 LOAD_SECONDS: Final = 10.0  # how long a key service may hold up a new configuration
@@ -80,32 +71,22 @@ class Environment:
         proxies: proxies for outbound connections.
         docker_config: the Docker configuration that counts when a Store names none; it need not exist.
         objects: checked registry objects, shared by all stores.
-        kubernetes: a client of the cluster's API, for what is in Secrets; None outside of a cluster.
     """
 
     proxies: ProxySettings = field(default_factory=ProxySettings)
     docker_config: Path | None = None
     objects: ObjectCache = field(default_factory=lambda: ByteBoundedCache(MAX_KEPT_BYTES))
-    kubernetes: AsyncClient | None = None
 
     @classmethod
-    def from_variables(cls, variables: Mapping[str, str], *, kubernetes: AsyncClient | None = None) -> Self:
+    def from_variables(cls, variables: Mapping[str, str]) -> Self:
         """Read what environment variables say: those of proxies, DOCKER_CONFIG and HOME.
-
-        Args:
-            variables: the variables.
-            kubernetes: see above.
 
         Raises:
             ConfigurationError: CONFIG_INVALID, for a proxy variable that is no URL.
         """
         home = variables.get("HOME")
         folder = variables.get("DOCKER_CONFIG") or (str(Path(home, ".docker")) if home else None)
-        return cls(
-            ProxySettings.from_environment(variables),
-            Path(folder, "config.json") if folder else None,
-            kubernetes=kubernetes,
-        )
+        return cls(ProxySettings.from_environment(variables), Path(folder, "config.json") if folder else None)
 
 
 class Assembler:
@@ -150,14 +131,13 @@ class Assembler:
         """Build the objects of a configuration and put them to use.
 
         Args:
-            resources: a consistent set, as configuration.manifests and configuration.cluster give.
+            resources: a consistent set, as configuration.manifests gives.
 
         Returns:
             The snapshot, now in use.
 
         Raises:
-            ConfigurationError: CONFIG_INVALID, with every fault, each with the label of its resource; what was in use
-                still is.
+            ConfigurationError: CONFIG_INVALID, with every fault; what was in use still is.
         """
         async with self._turn:
             attempt = _Attempt(resources, self._environment, self._parts)
@@ -360,29 +340,26 @@ class _Attempt:
         """The scopes that have all they need, the cluster's under the empty name.
 
         Raises:
-            ConfigurationError: CONFIG_INVALID, when there is none and the set does not say that this is so.
+            ConfigurationError: CONFIG_INVALID, when there is none.
         """
         scopes = {}
         for namespace in ("", *self.resources.namespaces):
             stores, verifiers, policies = (
-                self.resources.in_scope(component, namespace)
-                for component in (Component.STORE, Component.VERIFIER, Component.POLICY)
+                self.resources.in_scope(those, namespace)
+                for those in (self.resources.stores, self.resources.verifiers, self.resources.policies)
             )
             if stores and verifiers and policies:
                 scopes[namespace] = Scope(
                     tuple(self._stores[store.label] for store in stores),
                     tuple(self._verifiers[verifier.label] for verifier in verifiers),
-                    self._policies[policies[0].label],  # there is one name a Policy may have; unusable ones are last
+                    self._policies[policies[0].label],  # there is one name a Policy may have
                 )
-        if not scopes and not self.resources.may_be_incomplete:
+        if not scopes:
             raise ConfigurationError("CONFIG_INVALID", "no Store, Verifier and Policy decide together")
         return scopes
 
     def _each(self, resources: Iterable[Resource], makers: Mapping[str, Callable[..., T]], made: dict[str, T]) -> None:
         for resource in resources:
-            if isinstance(resource.parameters, Unusable):
-                made[resource.label] = STAND_INS[resource.component](resource, resource.parameters)
-                continue
             try:
                 made[resource.label] = makers[resource.type](self, resource, resource.parameters)
             except ConfigurationError as error:
@@ -408,6 +385,7 @@ def _oras(attempt: _Attempt, resource: Resource, parameters: OrasParameters) -> 
         "max_connections_per_host": parameters.max_connections_per_host,
     }
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    auth = parameters.auth_provider or DockerConfigParameters(name="dockerConfig")
     environment = attempt.environment
 
     def make() -> OrasStore:
@@ -421,24 +399,8 @@ def _oras(attempt: _Attempt, resource: Resource, parameters: OrasParameters) -> 
             objects=environment.objects,
         )
 
-    credentials = _credentials(attempt, resource, parameters.credentials)
+    credentials = attempt.take(("credentials", auth), auth, lambda: CREDENTIALS[auth.name](attempt, auth))
     return attempt.take((Component.STORE.value, resource.label), parameters, make)
-
-
-def _credentials(
-    attempt: _Attempt, resource: Resource, named: Sequence[CredentialParameters]
-) -> CredentialProvider | None:
-    """Where a store's credentials come from. A tenant's has none but those it names: the rest is the provider's own."""
-    if not named and not resource.namespace:
-        named = (DockerConfigParameters(name="dockerConfig"),)
-    sources = [
-        attempt.take(
-            ("credentials", (auth, resource.namespace)), auth, partial(CREDENTIALS[auth.name], attempt, resource, auth)
-        )
-        for auth in named
-    ]
-    present = [source for source in sources if source is not None]
-    return present[0] if len(present) == 1 else CredentialChain(present) if present else None
 
 
 def _profile(registry: RegistryParameters) -> RegistryProfile:
@@ -462,24 +424,9 @@ def _oci_layout(attempt: _Attempt, resource: Resource, parameters: OciLayoutPara
     )
 
 
-def _docker_config(
-    attempt: _Attempt, _resource: Resource, parameters: DockerConfigParameters
-) -> CredentialProvider | None:
+def _docker_config(attempt: _Attempt, parameters: DockerConfigParameters) -> CredentialProvider | None:
     path = parameters.config_path or attempt.environment.docker_config
     return None if path is None else DockerConfigCredentials(path, required=parameters.config_path is not None)
-
-
-def _kubernetes_secrets(
-    attempt: _Attempt, resource: Resource, parameters: KubernetesSecretsParameters
-) -> CredentialProvider:
-    from provider.credentials.kubernetes import ObjectName, PullSecretCredentials  # a quarter second, for those in need
-
-    home = resource.namespace or attempt.resources.home
-    return PullSecretCredentials(
-        attempt.environment.kubernetes,
-        secrets=[ObjectName(one.namespace or home, one.secret_name) for one in parameters.secrets],
-        service_account=ObjectName(home, parameters.service_account_name),
-    )
 
 
 # -- key providers, verifiers, policies -------------------------------------------------------------------------------
@@ -568,9 +515,8 @@ STORES: Final[Mapping[str, Callable[[_Attempt, Resource, Any], Store]]] = {
     "oras": _oras,
     "oci-layout": _oci_layout,
 }
-CREDENTIALS: Final[Mapping[str, Callable[[_Attempt, Resource, Any], CredentialProvider | None]]] = {
+CREDENTIALS: Final[Mapping[str, Callable[[_Attempt, Any], CredentialProvider | None]]] = {
     "dockerConfig": _docker_config,
-    "k8Secrets": _kubernetes_secrets,
 }
 KEY_PROVIDERS: Final[Mapping[str, Callable[[_Attempt, Resource, Any], KeyManagementProvider]]] = {
     "inline": _inline,
@@ -580,12 +526,4 @@ VERIFIERS: Final[Mapping[str, Callable[[_Attempt, Resource, Any], Verifier]]] = 
 }
 POLICIES: Final[Mapping[str, Callable[[_Attempt, Resource, Any], PolicyEnforcer]]] = {
     "config-policy": _config_policy,
-}
-STAND_INS: Final[Mapping[Component, Callable[[Resource, Unusable], Any]]] = {
-    Component.STORE: lambda resource, why: UnusableStore(resource.name, why.reason),
-    Component.VERIFIER: lambda resource, why: UnusableVerifier(
-        resource.name, why.reason, resource.artifact_types or ANY_TYPE
-    ),
-    Component.KEY_PROVIDER: lambda resource, why: UnusableKeyManagementProvider(resource.reference, why.reason),
-    Component.POLICY: lambda resource, why: UnusablePolicy(resource.name, why.reason),
 }

@@ -3,10 +3,7 @@
 Rules:
 - The address is judged when the socket is made, after DNS, for names and IP literals alike: a name that answers with
   another address the second time (DNS rebinding) gains nothing.
-- Link-local, metadata, unspecified and multicast addresses are never connected to, whoever names them, with one
-  exception that no configuration and no foreign data can bring about: METADATA_ONLY, the rules of connections that ask
-  a cloud's metadata service who we are (credentials/, azure/), by URLs of their own making and without
-  redirects.
+- Link-local, metadata, unspecified and multicast addresses are never connected to, whoever names them.
 - What the operator's configuration or an image reference names may be private. What a registry, a redirect or a
   certificate names must be public, unless it is on the same host or the operator listed it. The caller knows who named
   the host and picks the rules; a connector has one set of rules, so that its pooled connections all obey them.
@@ -24,7 +21,6 @@ import base64
 import enum
 import errno
 import ipaddress
-import os
 import socket
 import ssl
 from collections.abc import Collection, Iterator, Mapping
@@ -33,7 +29,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self
 
-from aiohttp import AddrInfoType, ClientConnectorCertificateError, ClientConnectorError, TCPConnector
+from aiohttp import AddrInfoType, TCPConnector
 from yarl import URL
 
 from provider.errors import ConfigurationError
@@ -46,7 +42,6 @@ DNS_CACHE_SECONDS: Final = (
 )
 KEEPALIVE_SECONDS: Final = 30.0  # below the idle limits of common load balancers (60 s), so that we close first
 MAX_REMEMBERED_HOSTS: Final = 4096  # hosts whose spelling is not looked at again: every request asks
-METADATA_ADDRESS: Final = "169.254.169.254"  # of the metadata service that Azure, AWS and Google have in common
 MAX_CONNECTIONS: Final = 1000  # sockets of one connector; far below the usual file limit of 65536
 
 
@@ -148,18 +143,16 @@ def _embedded(address: IPAddress) -> Iterator[ipaddress.IPv4Address]:
 
 @dataclass(frozen=True, slots=True)
 class EgressRules:
-    """Which addresses may be connected to.
+    """Which classes of address may be connected to.
 
     Attributes:
-        allowed: classes of address; those of NEVER_ALLOWED are never among them.
-        metadata_service: METADATA_ADDRESS too, although it is link-local.
+        allowed: the classes; those of NEVER_ALLOWED are never among them.
 
     Raises:
         ValueError: a class that is never allowed (a programming error).
     """
 
     allowed: frozenset[AddressClass] = frozenset({AddressClass.PUBLIC})
-    metadata_service: bool = False
 
     def __post_init__(self) -> None:
         if self.allowed & NEVER_ALLOWED:
@@ -171,8 +164,6 @@ class EgressRules:
         Raises:
             EgressRefusedError: it is of a class that is not allowed, or not an IP address at all.
         """
-        if self.metadata_service and address == METADATA_ADDRESS:
-            return
         try:
             kind = classify(address)
         except ValueError:
@@ -186,8 +177,6 @@ class EgressRules:
         Raises:
             EgressRefusedError: as check_address.
         """
-        if self.metadata_service and host == METADATA_ADDRESS:
-            return
         kind = _literal_class(host)
         if kind is not None and kind not in self.allowed:
             raise EgressRefusedError(host, kind)
@@ -196,7 +185,6 @@ class EgressRules:
 PUBLIC_ONLY: Final = EgressRules()
 PRIVATE_ALLOWED: Final = EgressRules(frozenset({AddressClass.PUBLIC, AddressClass.PRIVATE}))
 LOOPBACK_ALLOWED: Final = EgressRules(PRIVATE_ALLOWED.allowed | {AddressClass.LOOPBACK})
-METADATA_ONLY: Final = EgressRules(frozenset(), metadata_service=True)
 
 
 def normalised_host(host: str) -> str:
@@ -265,23 +253,6 @@ def guarded_connector(
         ttl_dns_cache=DNS_CACHE_SECONDS,
         socket_factory=guarded_socket,
     )
-
-
-def connection_problem(error: ClientConnectorError | ClientConnectorCertificateError) -> str:
-    """Why a connection could not be made: words that follow the name of the host, and hold no address."""
-    if isinstance(error, ClientConnectorCertificateError):
-        verdict = getattr(error.certificate_error, "verify_message", "") or "it does not verify"
-        return f"has a TLS certificate that is not trusted: {verdict}"
-    cause = error.os_error
-    if isinstance(cause, EgressRefusedError):
-        kind = cause.kind.name.lower().replace("_", "-")
-        return f"has an address of the class {kind}, which is not connected to"
-    if isinstance(cause, socket.gaierror):
-        return "cannot be found in DNS"
-    if isinstance(cause, ssl.SSLError):
-        return f"failed the TLS handshake: {(cause.reason or 'no reason given').replace('_', ' ').lower()}"
-    # Not strerror: asyncio puts the address there, and who may name hosts need not learn where they are.
-    return f"cannot be connected to: {os.strerror(cause.errno).lower() if cause.errno else 'no reason given'}"
 
 
 def tls_context(

@@ -17,7 +17,7 @@ import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from provider.notation.certificates import Certificate
 from provider.oci import Descriptor, Reference, Subject
@@ -129,14 +129,11 @@ class KeyMaterial:
         certificates: for trust stores, in the order given, duplicates removed.
         public_keys: SubjectPublicKeyInfo DER of bare public keys, by name.
         properties: what `status.properties` of the resource shows (facts only, no key material).
-        missing: what should be here and could not be had, in words. While there is something, a signer who is not among
-            these is not known to be a stranger.
     """
 
     certificates: tuple[Certificate, ...] = ()
     public_keys: Mapping[str, bytes] = field(default_factory=dict)
     properties: Mapping[str, object] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
 
 
 class KeyManagementProvider(Protocol):
@@ -203,15 +200,12 @@ class Credential:
         password: secret.
         identity_token: OAuth2 refresh token for the registry's token service; secret.
         registry_token: a bearer token to send as it is; secret.
-        own_origin_only: it goes over https to the registry's own origin and nowhere else, whatever token hosts are
-            listed: for what a cloud's identity was exchanged for.
     """
 
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     registry_token: str = field(default="", repr=False)
-    own_origin_only: bool = False
 
 
 class CredentialProvider(Protocol):
@@ -226,18 +220,5 @@ class CredentialProvider(Protocol):
 
         Raises:
             Undecided: CREDENTIALS_UNAVAILABLE, when this source is meant for the registry and failed.
-        """
-        ...
-
-
-@runtime_checkable
-class RenewableCredentialProvider(CredentialProvider, Protocol):
-    """A source that keeps what it has read, and can read it anew when a registry would not have it."""
-
-    def refused(self, domain: str, path: str) -> None:
-        """Told that a registry refused the credential: it may have been rotated, so do not give it again unread.
-
-        Reading anew too often is for the source to prevent: whoever names an image decides how often a registry
-        refuses.
         """
         ...

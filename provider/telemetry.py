@@ -163,8 +163,8 @@ class EndpointMetrics:
 class Metrics:
     """Every metric of the process, in a registry of its own.
 
-    Label values: `endpoint` is one of ENDPOINTS; `action`, `outcome`, `reason` and `result` are the words listed at
-    each metric; `error` is a code of errors.CODES; `provider` is a name that the command line gives.
+    Label values: `endpoint` is one of ENDPOINTS; `outcome`, `reason` and `result` are the words listed at each metric;
+    `error` is a code of errors.CODES.
 
     Attributes:
         registry: for reading single values, as tests do.
@@ -236,22 +236,6 @@ class Metrics:
         )
         self.tls_not_after = self._gauge(
             "countersign_tls_certificate_not_after_seconds", "Unix time at which the serving certificate expires."
-        )
-        self.ca_not_after = self._gauge(
-            "countersign_tls_ca_not_after_seconds",
-            "Unix time at which the authority of the self-managed serving certificate expires.",
-        )
-        self.certificate_rotation = self._counter(
-            "countersign_certificate_rotation",
-            "What was done for the self-managed serving certificate. Actions: look, create, restore, issue, prepare,"
-            " promote, retain, drop (the Secret), bundle (caBundle), provider (made again), serve;"
-            " outcomes: done, conflict (somebody was quicker), failed.",
-            *("action", "outcome"),
-        )
-        self.provider_present = self._gauge(
-            "countersign_provider_present",
-            "Whether a Provider object exists (1) or is missing (0), by the names given on the command line.",
-            "provider",
         )
 
     def endpoint(self, name: str) -> EndpointMetrics:

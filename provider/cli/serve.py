@@ -1,19 +1,10 @@
 """`countersign serve`: the provider that Gatekeeper calls.
 
-    manifests, or custom resources -> assembly -> executor <- server <- Gatekeeper
-    health and metrics on ports of their own
+    manifests -> assembly -> executor <- server <- Gatekeeper        health and metrics on ports of their own
 
 Rules: a bad configuration or certificate at run time never replaces a good one; at start a missing certificate ends the
 command, while a missing configuration leaves it running and not ready, because it may still arrive. SIGTERM and Ctrl-C
 stop gracefully; a second one at once.
-
-RBAC that `--cluster` needs, to the author of a chart:
-
-    ClusterRole  config.ratify.deislabs.io  the nine plurals (configuration/cluster.py)            list, watch
-    ClusterRole  config.ratify.deislabs.io  the nine plurals with /status                          patch
-    Role         secrets, serviceaccounts   only for Stores with k8Secrets, where those secrets are:
-                                            the release's namespace, or as a ClusterRole
-                                            if tenants may have NamespacedStores with k8Secrets    get
 """
 
 from __future__ import annotations
@@ -21,11 +12,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
 import click
 import structlog
@@ -35,7 +25,6 @@ from provider.assembly import Assembler, Environment
 from provider.cli import EXIT_OK
 from provider.cli.options import config_option, log_options, option
 from provider.configuration.manifests import watch
-from provider.configuration.resources import ResourceSet
 from provider.errors import ConfigurationError, UsageError
 from provider.executor import Executor, ExecutorSettings
 from provider.gatekeeper.probes import HealthServer, MetricsServer, probe_settings
@@ -53,15 +42,9 @@ _SECONDS = click.FloatRange(min=0.01)
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """Everything that `serve` was told.
+    """Everything that `serve` was told."""
 
-    Attributes:
-        config: the manifests; None for the custom resources of the cluster.
-        namespace: the provider's own, in a cluster; None for the service account's.
-    """
-
-    config: Path | None
-    namespace: str | None
+    config: Path
     poll_seconds: float
     tls: TLSFiles
     listener: ListenerSettings
@@ -72,17 +55,7 @@ class ServeSettings:
 
 
 @click.command()
-@config_option(required=False)
-@option(
-    "--cluster",
-    is_flag=True,
-    help="Watch the custom resources of the cluster and write their status, instead of --config.",
-)
-@option(
-    "--namespace",
-    metavar="NAME",
-    help="With --cluster: the namespace that the provider runs in.  [default: the service account's]",
-)
+@config_option(required=True)
 @option(
     "--host", default=None, metavar="ADDRESS", help="Address to listen on, for all ports.  [default: every address]"
 )
@@ -139,9 +112,7 @@ class ServeSettings:
 )
 @log_options(level="info")
 def serve(
-    config: Path | None,
-    cluster: bool,
-    namespace: str | None,
+    config: Path,
     host: str | None,
     port: int,
     health_port: int,
@@ -166,18 +137,16 @@ def serve(
 ) -> int:
     """Answer Gatekeeper: POST /ratify/gatekeeper/v1/verify and /ratify/gatekeeper/v1/mutate over TLS 1.3.
 
-    The configuration and the TLS files are watched. Readiness (/readyz) is true once a good configuration is in use.
+    The manifests and the TLS files are watched. Readiness (/readyz) is true once a good configuration is in use.
 
     \b
-    Examples:
+    Example:
       countersign serve --config /etc/countersign --cert-dir /usr/local/tls \\
           --client-ca-file /usr/local/tls/client-ca/ca.crt
-      countersign serve --cluster --cert-dir /usr/local/tls
     """
     configure_logging(log_level, LogFormat(log_format))
     settings = ServeSettings(
-        config=_manifests(config, namespace, cluster=cluster),
-        namespace=namespace,
+        config=config,
         poll_seconds=config_poll_seconds,
         tls=_tls_files(cert_dir, cert_file, key_file, client_cas),
         listener=ListenerSettings(host=host, port=port, allowed_client_names=frozenset(client_names)),
@@ -200,16 +169,6 @@ def serve(
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run(settings))
     return EXIT_OK
-
-
-def _manifests(config: Path | None, namespace: str | None, *, cluster: bool) -> Path | None:
-    """The manifests, or None for the cluster's resources."""
-    if cluster == (config is not None):
-        problem = "--cluster and --config contradict each other" if cluster else "a configuration is needed"
-        raise UsageError("USAGE", problem, expected="--config PATH for manifests, or --cluster for custom resources")
-    if namespace is not None and not cluster:
-        raise UsageError("USAGE", "--namespace has a meaning with --cluster only")
-    return config
 
 
 def _tls_files(folder: Path | None, certificate: Path | None, key: Path | None, client_cas: Sequence[Path]) -> TLSFiles:
@@ -238,7 +197,7 @@ async def run(settings: ServeSettings) -> None:
 
     Raises:
         ConfigurationError: TLS_INVALID: the serving certificate or a client CA cannot be used.
-        UsageError: a port cannot be listened on, or there is no way to the cluster.
+        UsageError: a port cannot be listened on.
     """
     metrics = Metrics()
     executor = Executor(settings.executor)
@@ -258,16 +217,8 @@ async def run(settings: ServeSettings) -> None:
             return "stopping"
         return None if executor.snapshot is not None else "no good configuration is loaded"
 
-    def report(error: ConfigurationError) -> None:
-        metrics.configurations.labels("failed").inc()
-        state = "the last good one stays" if executor.snapshot is not None else "there is no good configuration yet"
-        for fault in error.faults or (error.detail,):
-            _log.error(f"configuration fault, {state}", code=error.code, fault=str(fault))
-
     async with AsyncExitStack() as stack:
-        source = _manifest_source(settings, report) if settings.config else _cluster_source(settings, report, stack)
-        environment = Environment.from_variables(os.environ, kubernetes=source.client)
-        assembler = Assembler(executor.use, environment=environment)
+        assembler = Assembler(executor.use, environment=Environment.from_variables(os.environ))
         stack.push_async_callback(assembler.aclose)
         stack.push_async_callback(executor.aclose)
         for port in (HealthServer(why_not_ready, settings.health), MetricsServer(metrics, settings.metrics)):
@@ -275,17 +226,13 @@ async def run(settings: ServeSettings) -> None:
             stack.push_async_callback(port.stop)
         await server.start()
         stopping = _stop_event()
-        tasks = [
-            asyncio.create_task(tls.watch()),
-            asyncio.create_task(_configure(source.sets, assembler, metrics)),
-            *(asyncio.create_task(work) for work in source.beside(assembler)),
-        ]
+        tasks = [asyncio.create_task(tls.watch()), asyncio.create_task(_configure(settings, assembler, metrics))]
         _log.info(
             "serving",
             version=__version__,
             port=server.port,
             mtls=tls.demands_client_certificate,
-            config=str(settings.config or "cluster"),
+            config=str(settings.config),
         )
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait((stop, *tasks), return_when=asyncio.FIRST_COMPLETED)
@@ -299,57 +246,26 @@ async def run(settings: ServeSettings) -> None:
                 raise result
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where the configuration comes from.
-
-    Attributes:
-        sets: the sets of resources; an error that one led to is sent back.
-        beside: what else is to be run while they are used.
-        client: of the cluster's API, if there is one.
-    """
-
-    sets: AsyncGenerator[ResourceSet, ConfigurationError | None]
-    beside: Callable[[Assembler], Sequence[Coroutine[Any, Any, NoReturn]]] = lambda _: ()
-    client: Any = None
-
-
-def _manifest_source(settings: ServeSettings, report: Callable[[ConfigurationError], None]) -> _Source:
-    assert settings.config is not None  # noqa: S101 - the caller looked
-    return _Source(watch(settings.config, report, poll_seconds=settings.poll_seconds))
-
-
-def _cluster_source(
-    settings: ServeSettings, report: Callable[[ConfigurationError], None], stack: AsyncExitStack
-) -> _Source:
-    from provider.configuration.cluster import ClusterConfiguration, connect  # a quarter second, for those in need
-
-    client = connect(settings.namespace)
-    stack.push_async_callback(client.close)
-    cluster = ClusterConfiguration(client, report)
-    return _Source(
-        cluster.watch(), lambda assembler: (cluster.write_status(lambda: assembler.key_providers),), client=client
-    )
-
-
-async def _configure(
-    sets: AsyncGenerator[ResourceSet, ConfigurationError | None], assembler: Assembler, metrics: Metrics
-) -> None:
+async def _configure(settings: ServeSettings, assembler: Assembler, metrics: Metrics) -> None:
     """Put each good configuration to use, for ever."""
-    outcome: ConfigurationError | None = None
-    async with aclosing(sets):
-        while True:
-            resources = await sets.asend(outcome)
-            for warning in resources.warnings:
-                _log.warning("configuration warning", fault=str(warning))
-            try:
-                generation = (await assembler.apply(resources)).generation
-            except ConfigurationError as error:
-                outcome = error
-            else:
-                outcome = None
-                metrics.configurations.labels("loaded").inc()
-                metrics.configuration_generation.set(generation)
+    generation = 0
+
+    def report(error: ConfigurationError) -> None:
+        metrics.configurations.labels("failed").inc()
+        state = "the last good configuration stays" if generation else "there is no good configuration yet"
+        for fault in error.faults or (error.detail,):
+            _log.error(f"configuration fault, {state}", code=error.code, fault=str(fault))
+
+    async for resources in watch(settings.config, report, poll_seconds=settings.poll_seconds):
+        for warning in resources.warnings:
+            _log.warning("configuration warning", fault=str(warning))
+        try:
+            generation = (await assembler.apply(resources)).generation
+        except ConfigurationError as error:
+            report(error)
+        else:
+            metrics.configurations.labels("loaded").inc()
+            metrics.configuration_generation.set(generation)
 
 
 def _stop_event() -> asyncio.Event:

@@ -28,7 +28,7 @@ from provider.notation.trust_policy import StoreType
 MAX_SUGGESTED: Final = 100  # names that a misspelled one is compared with
 
 _WHOLE: Final = "configuration"  # the source of findings that belong to no file
-STORES_PATH: Final = "spec.parameters.verificationCertStores"  # faults beneath it are about key providers
+_STORES: Final = "spec.parameters.verificationCertStores"
 _POLICY: Final = "spec.parameters.trustPolicyDoc"
 
 
@@ -81,7 +81,7 @@ class _Check:
                     near = suggest(_store_name(store), map(_store_name, stores))
                     self._fault(verifier, path, f"{_store_name(store)} is not in verificationCertStores{near}")
         for store, entry in stores.items():
-            path = join(STORES_PATH, entry.path)
+            path = join(_STORES, entry.path)
             if store not in named:
                 self._warn(verifier, path, f"no statement of the trust policy uses {_store_name(store)}")
             for index, reference in enumerate(entry.references):
@@ -129,8 +129,8 @@ class _Check:
         _, _, name = reference.rpartition("/")
         missing = f"there is no KeyManagementProvider {reference} within reach"
         for provider in self._resources.key_providers:
-            if provider.name != name or (namespace and provider.namespace not in ("", namespace)):
-                continue  # a tenant is not told what others have
+            if provider.name != name:
+                continue
             if self._resources.find_key_provider(provider.reference, namespace) is provider:
                 return f"{missing}; did you mean {provider.reference}?"
             return f"{missing}: {provider.label} serves the Verifiers of its namespace only"
@@ -145,7 +145,7 @@ class _Check:
             earlier = first.setdefault((store[0], tuple(sorted(entry.references))), store)
             if earlier != store:
                 same = f"{_store_name(store)} holds the same as {_store_name(earlier)}"
-                self._warn(verifier, join(STORES_PATH, entry.path), f"{same}: was another type or provider meant?")
+                self._warn(verifier, join(_STORES, entry.path), f"{same}: was another type or provider meant?")
 
     # -- key providers --------------------------------------------------------------------------------------------
 
@@ -163,19 +163,19 @@ class _Check:
     # -- scopes ---------------------------------------------------------------------------------------------------
 
     def _stores(self, namespace: str) -> None:
-        stores = self._resources.own(Component.STORE, namespace)
+        stores = [store for store in self._resources.stores if store.namespace == namespace]
         for store in stores[1:]:
             asked = f"is asked only for images that {stores[0].label} does not have"
             self._warn(store, "", f"{asked}: Stores are asked in the order of their names")
 
     def _policies(self, namespace: str) -> None:
         """Required types that nobody verifies."""
-        verifiers = self._resources.in_scope(Component.VERIFIER, namespace)
+        verifiers = self._resources.in_scope(self._resources.verifiers, namespace)
         judged = {kind for verifier in verifiers for kind in verifier.artifact_types}
         if ANY_TYPE in judged or self._lacks_broken(Component.VERIFIER):
             return
-        for policy in self._resources.own(Component.POLICY, namespace):
-            if not isinstance(policy.parameters, ConfigPolicyParameters):
+        for policy in self._resources.policies:
+            if policy.namespace != namespace or not isinstance(policy.parameters, ConfigPolicyParameters):
                 continue
             for kind in sorted(policy.parameters.rules.keys() - judged):
                 path = join("spec.parameters.artifactVerificationPolicies", step(kind))
@@ -197,8 +197,14 @@ class _Check:
             self._findings.faults.append(Fault(_WHOLE, "", "", message))
 
     def _missing(self, namespace: str) -> tuple[Component, ...]:
-        deciding = (Component.STORE, Component.VERIFIER, Component.POLICY)
-        return tuple(component for component in deciding if not self._resources.in_scope(component, namespace))
+        deciding = {
+            Component.STORE: self._resources.stores,
+            Component.VERIFIER: self._resources.verifiers,
+            Component.POLICY: self._resources.policies,
+        }
+        return tuple(
+            component for component, all_of_it in deciding.items() if not self._resources.in_scope(all_of_it, namespace)
+        )
 
     def _lacks_broken(self, component: Component) -> bool:
         return any(broken is component for broken, _, _ in self._findings.broken)

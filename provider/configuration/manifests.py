@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -70,10 +70,8 @@ async def watch(
     *,
     home: str = PROVIDER_NAMESPACE,
     poll_seconds: float = POLL_SECONDS,
-) -> AsyncGenerator[ResourceSet, ConfigurationError | None]:
+) -> AsyncIterator[ResourceSet]:
     """Yield the good sets of a file or folder, the first as soon as there is one, then each that differs.
-
-    Whoever sends the ConfigurationError back that a set led to (`asend`) has it reported.
 
     Args:
         path: a manifest, or a folder of them.
@@ -95,9 +93,7 @@ async def watch(
             else:
                 if resources.digest != good:
                     good = resources.digest
-                    outcome = yield resources
-                    if outcome is not None:
-                        report(outcome)
+                    yield resources
         seen = look.digest
         await asyncio.sleep(poll_seconds)
 

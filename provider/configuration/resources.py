@@ -6,8 +6,6 @@ Rules:
 - CertificateStore is Ratify's former key management provider and becomes one.
 - A key provider of one namespace serves the Verifiers of that namespace only: who may write there must not decide what
   the cluster trusts.
-- A resource of a cluster that cannot be used has a place in the set (Unusable): left out without a trace, a tenant's
-  Verifier would be replaced by the cluster's, and a check that was asked for would not be made.
 
 What does not belong here: reading documents (documents.py), files (manifests.py), the Kubernetes API (cluster.py), what
 resources say of each other (consistency.py), live objects (assembly.py).
@@ -47,19 +45,10 @@ class Component(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class KindEntry:
-    """What a kind stands for.
-
-    Attributes:
-        component: what it configures.
-        spec: model of its `spec`.
-        plural: its name in the API.
-        namespaced: it belongs to a namespace.
-        former_version: it is served as FORMER_VERSION too.
-    """
+    """What a kind stands for."""
 
     component: Component
     spec: type[Section]
-    plural: str
     namespaced: bool = False
     former_version: bool = False
 
@@ -163,30 +152,16 @@ class ResourceObject(Section):
     status: Any = None
 
 
-class Unusable(Section):
-    """In the place of a resource's parameters: it is there and cannot be used, so that what depends on it is denied.
-
-    Attributes:
-        reason: why, in the words of its first fault; for whoever asks why an image is denied.
-    """
-
-    reason: Text
-
-
 KINDS: Final[Mapping[str, KindEntry]] = {
-    "Store": KindEntry(Component.STORE, StoreSpec, "stores", former_version=True),
-    "NamespacedStore": KindEntry(Component.STORE, StoreSpec, "namespacedstores", namespaced=True),
-    "Verifier": KindEntry(Component.VERIFIER, VerifierSpec, "verifiers", former_version=True),
-    "NamespacedVerifier": KindEntry(Component.VERIFIER, VerifierSpec, "namespacedverifiers", namespaced=True),
-    "KeyManagementProvider": KindEntry(Component.KEY_PROVIDER, KeyManagementProviderSpec, "keymanagementproviders"),
-    "NamespacedKeyManagementProvider": KindEntry(
-        Component.KEY_PROVIDER, KeyManagementProviderSpec, "namespacedkeymanagementproviders", namespaced=True
-    ),
-    "Policy": KindEntry(Component.POLICY, PolicySpec, "policies", former_version=True),
-    "NamespacedPolicy": KindEntry(Component.POLICY, PolicySpec, "namespacedpolicies", namespaced=True),
-    CERTIFICATE_STORE: KindEntry(
-        Component.KEY_PROVIDER, CertificateStoreSpec, "certificatestores", namespaced=True, former_version=True
-    ),
+    "Store": KindEntry(Component.STORE, StoreSpec, former_version=True),
+    "NamespacedStore": KindEntry(Component.STORE, StoreSpec, namespaced=True),
+    "Verifier": KindEntry(Component.VERIFIER, VerifierSpec, former_version=True),
+    "NamespacedVerifier": KindEntry(Component.VERIFIER, VerifierSpec, namespaced=True),
+    "KeyManagementProvider": KindEntry(Component.KEY_PROVIDER, KeyManagementProviderSpec),
+    "NamespacedKeyManagementProvider": KindEntry(Component.KEY_PROVIDER, KeyManagementProviderSpec, namespaced=True),
+    "Policy": KindEntry(Component.POLICY, PolicySpec, former_version=True),
+    "NamespacedPolicy": KindEntry(Component.POLICY, PolicySpec, namespaced=True),
+    CERTIFICATE_STORE: KindEntry(Component.KEY_PROVIDER, CertificateStoreSpec, namespaced=True, former_version=True),
 }
 
 PARAMETERS: Final[Mapping[tuple[Component, str], type[Section]]] = {
@@ -217,8 +192,8 @@ class Resource:
         namespace: empty for a cluster-wide one.
         name: metadata.name.
         source: file and document, or the cluster's object; for faults.
-        type: key of PARAMETERS; empty for one that is Unusable.
-        parameters: of the model that PARAMETERS names for the type, or Unusable.
+        type: key of PARAMETERS.
+        parameters: of the model that PARAMETERS names for the type.
         artifact_types: what a verifier judges; empty for other components.
         refresh_seconds: how often a key provider loads again; None for never.
     """
@@ -248,11 +223,6 @@ class Resource:
         """It is a CertificateStore."""
         return self.kind == CERTIFICATE_STORE
 
-    @property
-    def is_usable(self) -> bool:
-        """It can be used."""
-        return not isinstance(self.parameters, Unusable)
-
 
 @dataclass(frozen=True, slots=True)
 class ResourceSet:
@@ -265,8 +235,6 @@ class ResourceSet:
         policies: Policies.
         home: the provider's own namespace, whose CertificateStores are found by their bare name.
         warnings: what is odd, in the words of faults; nothing depends on it.
-        may_be_incomplete: it is to be used although nothing may be able to decide: what was there was deleted, or has a
-            fault, and everything is denied until that is mended.
         digest: SHA-256 of everything that was read, in hex; equal for equal content.
     """
 
@@ -277,15 +245,9 @@ class ResourceSet:
     home: str = PROVIDER_NAMESPACE
     warnings: tuple[Fault, ...] = ()
     digest: str = ""
-    may_be_incomplete: bool = False
     _providers: Mapping[str, tuple[Resource, ...]] = field(init=False, repr=False, compare=False)
-    _own: Mapping[tuple[Component, str], tuple[Resource, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        own: dict[tuple[Component, str], list[Resource]] = {}
-        for resource in self:
-            own.setdefault((resource.component, resource.namespace), []).append(resource)
-        object.__setattr__(self, "_own", {key: tuple(those) for key, those in own.items()})
         by_name: dict[str, list[Resource]] = {}
         for provider in self.key_providers:
             by_name.setdefault(provider.name, []).append(provider)
@@ -300,13 +262,11 @@ class ResourceSet:
         deciding = (*self.stores, *self.verifiers, *self.policies)
         return tuple(sorted({resource.namespace for resource in deciding} - {""}))
 
-    def own(self, component: Component, namespace: str) -> tuple[Resource, ...]:
-        """Those of a namespace; the cluster-wide ones for the empty name."""
-        return self._own.get((component, namespace), ())
-
-    def in_scope(self, component: Component, namespace: str) -> tuple[Resource, ...]:
+    def in_scope(self, resources: Iterable[Resource], namespace: str) -> tuple[Resource, ...]:
         """Those of a namespace, or the cluster's if it has none; as in Ratify, each component by itself."""
-        return self.own(component, namespace) or self.own(component, "")
+        candidates = tuple(resources)
+        own = tuple(resource for resource in candidates if resource.namespace == namespace)
+        return own or tuple(resource for resource in candidates if not resource.namespace)
 
     def find_key_provider(self, reference: str, namespace: str) -> Resource | None:
         """The key provider that a Verifier means.
@@ -336,20 +296,10 @@ def _former(resources: Iterable[Resource], namespace: str) -> Resource | None:
 
 
 def assemble_set(
-    resources: Iterable[Resource],
-    *,
-    home: str = PROVIDER_NAMESPACE,
-    warnings: Iterable[Fault] = (),
-    digest: str = "",
-    may_be_incomplete: bool = False,
+    resources: Iterable[Resource], *, home: str = PROVIDER_NAMESPACE, warnings: Iterable[Fault] = (), digest: str = ""
 ) -> ResourceSet:
-    """Sort resources into a set, whatever order they came in.
-
-    Those that cannot be used come last: a Store is asked only for what the good ones do not have.
-    """
-    ordered = sorted(
-        resources, key=lambda resource: (not resource.is_usable, resource.namespace, resource.name, resource.kind)
-    )
+    """Sort resources into a set, whatever order they came in."""
+    ordered = sorted(resources, key=lambda resource: (resource.namespace, resource.name, resource.kind))
     by_component = {
         component: tuple(resource for resource in ordered if resource.component is component) for component in Component
     }
@@ -361,5 +311,4 @@ def assemble_set(
         home=home,
         warnings=tuple(warnings),
         digest=digest,
-        may_be_incomplete=may_be_incomplete,
     )

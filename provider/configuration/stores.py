@@ -1,11 +1,8 @@
 """Parameters of Store resources, by type.
 
     oras:       Ratify's useHttp, cosignEnabled, cacheEnabled, ttl, localCachePath, authProvider {name, ...}
-                and ours: authProviders [{name, ...}], registries [{host, ...}], maxReferrers, timeoutSeconds,
-                maxConnectionsPerHost
+                and ours: registries [{host, ...}], maxReferrers, timeoutSeconds, maxConnectionsPerHost
     oci-layout: path, a folder in the OCI image layout (ours)
-
-    authProvider: dockerConfig {configPath}, k8Secrets {serviceAccountName, secrets [{secretName, namespace}]}
 
 What does not belong here: how a registry is spoken to (stores/), secrets (credentials/).
 """
@@ -18,15 +15,13 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo
 
 from provider.configuration.sections import (
-    NAMESPACE_NAME,
-    OBJECT_NAME,
     AbsolutePath,
     Flaw,
     Host,
     Listed,
     Section,
+    Surroundings,
     Text,
-    cluster_only,
     describe,
     flaw,
     inspect,
@@ -34,7 +29,6 @@ from provider.configuration.sections import (
     quote,
     reject,
     step,
-    surroundings_of,
 )
 from provider.errors import InvalidKey
 from provider.oci import Reference
@@ -43,10 +37,6 @@ MAX_REGISTRIES: Final = 1000
 MAX_REFERRERS: Final = 100_000
 MAX_TIMEOUT_SECONDS: Final = 300.0  # no admission waits that long; the audit may
 MAX_CONNECTIONS: Final = 10_000
-MAX_AUTH_PROVIDERS: Final = 16  # of one store; each may cost every image a look
-MAX_SECRETS: Final = 64  # of one auth provider; each is read before a registry is asked
-
-_REACHES_INSIDE: Final = cluster_only("lets the provider call private addresses")
 
 
 def _registry_host(value: str) -> str:
@@ -83,8 +73,8 @@ class RegistryParameters(Section):
     ca_file: AbsolutePath | None = None
     client_cert_file: AbsolutePath | None = None
     client_key_file: AbsolutePath | None = None
-    token_hosts: Annotated[Listed[Host], _REACHES_INSIDE] = ()
-    redirect_hosts: Annotated[Listed[Host], _REACHES_INSIDE] = ()
+    token_hosts: Listed[Host] = ()
+    redirect_hosts: Listed[Host] = ()
 
 
 def _check_registries(registries: Sequence[RegistryParameters]) -> Sequence[RegistryParameters]:
@@ -115,71 +105,23 @@ class DockerConfigParameters(Section):
         config_path: the file; by default the one Docker uses.
     """
 
-    name: Annotated[Literal["dockerConfig"], cluster_only("shows registries the provider's own credentials")]
+    name: Literal["dockerConfig"]
     config_path: AbsolutePath | None = None
 
 
-def _object_name(value: str) -> str:
-    if OBJECT_NAME.fullmatch(value) is None:
-        raise flaw(f"must be a Kubernetes name (a-z, 0-9, '-', '.'), found {quote(value)}")
-    return value
+CredentialParameters = DockerConfigParameters  # a union, once there are more
 
-
-def _secret_namespace(value: str, info: ValidationInfo) -> str:
-    tenant = surroundings_of(info).tenant
-    if NAMESPACE_NAME.fullmatch(value) is None:
-        raise flaw(f"must be a Kubernetes namespace, found {quote(value)}")
-    if tenant and value != tenant:
-        raise flaw(f"must be {tenant}, the namespace of the resource, found {quote(value)}")
-    return value
-
-
-ObjectName = Annotated[str, AfterValidator(_object_name)]
-
-
-class SecretReference(Section):
-    """A pull secret.
-
-    Attributes:
-        secret_name: name of a Secret of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg.
-        namespace: its namespace; by default that of the resource, or the provider's own for one of the whole cluster.
-    """
-
-    secret_name: ObjectName
-    namespace: Annotated[str, AfterValidator(_secret_namespace)] | None = None
-
-
-class KubernetesSecretsParameters(Section):
-    """Credentials from pull secrets of the cluster: those listed, then those of a service account.
-
-    Attributes:
-        name: the type's name.
-        service_account_name: the service account whose imagePullSecrets count, in the resource's namespace, or the
-            provider's own for one of the whole cluster.
-        secrets: pull secrets, asked in this order.
-    """
-
-    name: Literal["k8Secrets"]
-    service_account_name: ObjectName = "default"
-    secrets: Annotated[Listed[SecretReference], Field(max_length=MAX_SECRETS)] = ()
-
-
-CredentialParameters = DockerConfigParameters | KubernetesSecretsParameters
-
-CREDENTIALS: Final[Mapping[str, type[DockerConfigParameters] | type[KubernetesSecretsParameters]]] = {
+CREDENTIALS: Final[Mapping[str, type[CredentialParameters]]] = {
     "dockerConfig": DockerConfigParameters,
-    "k8Secrets": KubernetesSecretsParameters,
 }
 LATER_CREDENTIALS: Final = frozenset(
-    {"azureWorkloadIdentity", "azureManagedIdentity", "awsEcrBasic", "alibabacloudAcrBasic"}
+    {"k8Secrets", "azureWorkloadIdentity", "azureManagedIdentity", "awsEcrBasic", "alibabacloudAcrBasic"}
 )
 
 
-def _read_optional_credentials(value: Any, info: ValidationInfo) -> CredentialParameters | None:
-    return None if value is None else _read_credentials(value, info)
-
-
-def _read_credentials(value: Any, info: ValidationInfo) -> CredentialParameters:
+def _read_credentials(value: Any, info: ValidationInfo) -> CredentialParameters | None:
+    if value is None:
+        return None
     if not isinstance(value, dict):
         raise flaw(f"must be a mapping, found {describe(value)}")
     name = value.get("name", "dockerConfig")  # Ratify's default
@@ -187,16 +129,11 @@ def _read_credentials(value: Any, info: ValidationInfo) -> CredentialParameters:
     if model is None:
         what = "is not supported by this version" if name in LATER_CREDENTIALS else "is no authentication provider"
         reject([Flaw("name", f"{quote(str(name))} {what} (supported: {', '.join(CREDENTIALS)})")])
-    section, flaws = inspect(model, {**value, "name": name}, surroundings_of(info))
+    surroundings = info.context if isinstance(info.context, Surroundings) else Surroundings()
+    section, flaws = inspect(model, {**value, "name": name}, surroundings)
     if section is None:
         reject(flaws)
     return section
-
-
-def _only_list(value: Sequence[CredentialParameters], info: ValidationInfo) -> Sequence[CredentialParameters]:
-    if value and info.data.get("auth_provider") is not None:
-        raise flaw("stands beside authProvider: give one of the two")
-    return value
 
 
 class OrasParameters(Section):
@@ -204,9 +141,7 @@ class OrasParameters(Section):
 
     Attributes:
         use_http: speak http to registries that are not listed.
-        auth_provider: where credentials come from; by default Docker's configuration file, if there is one, or nowhere
-            for a resource of one namespace.
-        auth_providers: the same for several sources: the first that has a credential for the registry wins.
+        auth_provider: where credentials come from; None: Docker's configuration file, if there is one.
         registries: registries that need something said of them.
         max_referrers: entries read from one list of referrers.
         timeout_seconds: one operation with its retries and tokens.
@@ -220,12 +155,7 @@ class OrasParameters(Section):
     """
 
     use_http: bool = False
-    auth_provider: Annotated[CredentialParameters | None, PlainValidator(_read_optional_credentials)] = None
-    auth_providers: Annotated[
-        Listed[Annotated[CredentialParameters, PlainValidator(_read_credentials)]],
-        Field(max_length=MAX_AUTH_PROVIDERS),
-        AfterValidator(_only_list),
-    ] = ()
+    auth_provider: Annotated[CredentialParameters | None, PlainValidator(_read_credentials)] = None
     registries: Annotated[
         Listed[RegistryParameters], Field(max_length=MAX_REGISTRIES), AfterValidator(_check_registries)
     ] = ()
@@ -238,11 +168,6 @@ class OrasParameters(Section):
     local_cache_path: str | None = None
     capacity: int | None = None
     key_number: int | None = None
-
-    @property
-    def credentials(self) -> tuple[CredentialParameters, ...]:
-        """The sources of credentials that the resource names, in order."""
-        return self.auth_providers or tuple(one for one in (self.auth_provider,) if one is not None)
 
     def oddities(self) -> Iterable[Flaw]:
         """Settings of Ratify without effect, less cacheEnabled and ttl, which its chart always renders."""

@@ -23,7 +23,6 @@ from provider.configuration.sections import (
     Listed,
     Section,
     Text,
-    cluster_only,
     describe,
     flaw,
     join,
@@ -113,7 +112,7 @@ class RevocationParameters(Section):
         allowed_hosts: hosts that may be asked; empty: any.
     """
 
-    allow_private_addresses: Annotated[bool, cluster_only("lets the provider call private addresses")] = False
+    allow_private_addresses: bool = False
     allowed_hosts: Listed[Host] = ()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from provider.interfaces import Credential, CredentialProvider, RenewableCredentialProvider
+from provider.interfaces import Credential, CredentialProvider
 
 
 class CredentialChain:
@@ -34,9 +34,3 @@ class CredentialChain:
             if found is not None:
                 return found
         return None
-
-    def refused(self, domain: str, path: str) -> None:
-        """Pass on that a registry refused the credential, to the sources that care."""
-        for source in self._sources:
-            if isinstance(source, RenewableCredentialProvider):
-                source.refused(domain, path)

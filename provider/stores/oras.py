@@ -240,15 +240,6 @@ class OrasStore:
         return response
 
     async def _ask_authorized(self, repository: Repository, request: Request) -> tuple[Response, Request]:
-        """As _ask_once, and once more when credentials were refused that have been rotated."""
-        try:
-            return await self._ask_once(repository, request)
-        except Undecided as error:
-            if error.code != "REGISTRY_UNAUTHORIZED" or not await self._authenticator.renew(repository):
-                raise
-        return await self._ask_once(repository, request)
-
-    async def _ask_once(self, repository: Repository, request: Request) -> tuple[Response, Request]:
         authorization = await self._authenticator.expected(repository)
         sent = request if authorization is None else request.with_header("Authorization", authorization.value)
         response = await self._transport.send(sent, repository.route)

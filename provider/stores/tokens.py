@@ -3,7 +3,6 @@
 Rules:
 - A credential goes to the registry it is for, and to a token service only on the registry's own host, on a host that
   the operator listed (tokenHosts), or on the known token host of a public registry. Nobody else, whatever a realm says.
-  What a cloud gave for its own registries (Credential.own_origin_only) stays on the registry's origin, over https.
 - A realm is https unless the registry itself is reached over plain http; its address obeys the egress rules.
 - A token is asked for with a scope of our making, to pull from the one repository, and kept under registry, realm,
   service, scope and credential: it never reaches another registry, and another credential never gets it.
@@ -30,10 +29,9 @@ from yarl import URL
 
 from provider import strict_json
 from provider.cache import SingleFlight
-from provider.challenge import Challenge, parse_challenges
 from provider.errors import Undecided
-from provider.interfaces import Credential, CredentialProvider, RenewableCredentialProvider
-from provider.lifetimes import token_lifetime_seconds
+from provider.interfaces import Credential, CredentialProvider
+from provider.stores.challenge import Challenge, parse_challenges
 from provider.stores.profile import Repository
 from provider.stores.transport import Request, Response, Transport
 
@@ -166,18 +164,6 @@ class Authenticator:
             self._realms[(repository.domain, repository.path)] = realm
         return authorization
 
-    async def renew(self, repository: Repository) -> bool:
-        """Read the repository's credential anew after it was refused; True when another one came of it.
-
-        Raises:
-            Undecided: CREDENTIALS_UNAVAILABLE.
-        """
-        if not isinstance(self._credentials, RenewableCredentialProvider):
-            return False
-        refused = await self._credential(repository)
-        self._credentials.refused(repository.domain, repository.path)
-        return await self._credential(repository) != refused
-
     async def aclose(self) -> None:
         """Give up the tokens under way."""
         await self._flights.aclose()
@@ -185,14 +171,7 @@ class Authenticator:
     async def _credential(self, repository: Repository) -> Credential | None:
         if self._credentials is None:
             return None
-        credential = await self._credentials.credential(repository.domain, repository.path)
-        if credential is not None and credential.own_origin_only and repository.origin.scheme != "https":
-            raise Undecided(
-                "CREDENTIALS_UNAVAILABLE",
-                f"the registry {repository.domain} is reached over plain http, and its credentials are for https alone",
-                remediation="Remove useHttp of the Store, or plainHttp of the registry's entry under registries.",
-            )
-        return credential
+        return await self._credentials.credential(repository.domain, repository.path)
 
     async def _authorize(
         self, repository: Repository, realm: _Realm, credential: Credential | None
@@ -219,14 +198,9 @@ class Authenticator:
     async def _ask(self, repository: Repository, key: _TokenKey) -> _Token:
         """Ask the token service, and keep what it says."""
         url = _realm_url(repository, key.realm.url or "")
-        host = url.host_port_subcomponent
-        if key.credential is not None and key.credential.own_origin_only and url.origin() != repository.origin:
-            raise _unauthorized(
-                repository,
-                f"wants its credentials sent to {host}, and they are for the registry itself alone",
-                remediation="A registry of a cloud names itself as its token service. See what stands in front of it.",
-            )
-        if key.credential is not None and not repository.may_have_credentials(url):
+        secret = key.credential is not None
+        if secret and not repository.may_have_credentials(url):
+            host = url.host_port_subcomponent
             raise _unauthorized(
                 repository,
                 f"wants its credentials sent to {host}, which is not one of its token hosts",
@@ -329,8 +303,6 @@ def _read_token(request: Request, response: Response) -> tuple[str, float]:
             "REGISTRY_PROTOCOL", f"{request.host} answered without a usable token, asked for {request.what}"
         )
     lifetime = answer.get("expires_in")
-    if lifetime is None:  # some say it in the token alone, as Azure does
-        lifetime = token_lifetime_seconds(value, response.headers)
     if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or lifetime <= 0:
         return value, DEFAULT_LIFETIME
     return value, float(min(lifetime, MAX_LIFETIME))

@@ -17,11 +17,15 @@ What does not belong here: what a status means to OCI (oras.py), who gets which 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
 
@@ -37,17 +41,16 @@ from provider.egress import (
     EgressRules,
     Proxy,
     ProxySettings,
-    connection_problem,
     guarded_connector,
     load_client_certificate,
     tls_context,
 )
 from provider.errors import ConfigurationError, Undecided
-from provider.lifetimes import retry_after_seconds
 from provider.stores.profile import OrasStoreSettings, RegistryProfile, Route
 
 MAX_RETRIES: Final = 2  # after the first try; more only hammers a registry that is down
 MAX_ERROR_BYTES: Final = 64 * 1024  # of the body of an answer that is not 200
+MAX_RETRY_AFTER: Final = 3600.0  # seconds; a registry that asks for more is asked again after an hour all the same
 MAX_HOSTS: Final = 1024  # hosts whose concurrency is remembered
 CERTIFICATE_CHECK_SECONDS: Final = 60.0  # how often the files of a client certificate are looked at for rotation
 
@@ -197,7 +200,7 @@ class Transport:
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, EgressRefusedError):
                 raise _egress_refused(request, error.os_error) from None
-            raise _Transient(connection_problem(error)) from None
+            raise _Transient(_connect_problem(error)) from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError):  # UnicodeError: no name for DNS
             raise _protocol(request, "is no host that can be asked") from None
         except aiohttp.ClientResponseError:  # raised only for answers that are not HTTP: raise_for_status is off
@@ -332,6 +335,38 @@ async def _read(answer: aiohttp.ClientResponse, cap: int) -> bytes | None:
             return None
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """The wait that a response asks for (RFC 9110 section 10.2.3), seconds, 0 to MAX_RETRY_AFTER; None without one.
+
+    A date is compared with the response's own Date, so that no clock of ours takes part.
+    """
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), MAX_RETRY_AFTER)
+    try:
+        until, sent = (_http_date(value) for value in (text, headers.get("Date", "")))
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return min(max((until - sent).total_seconds(), 0.0), MAX_RETRY_AFTER)
+
+
+def _http_date(text: str) -> datetime:
+    parsed = parsedate_to_datetime(text)
+    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
+
+
+def _connect_problem(error: aiohttp.ClientConnectorError) -> str:
+    cause = error.os_error
+    if isinstance(cause, socket.gaierror):
+        return "cannot be found in DNS"
+    if isinstance(cause, ssl.SSLError):
+        if cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):  # as OpenSSL 3.0 and later say it
+            return "does not speak TLS; if it speaks plain HTTP, set plainHttp for it in the Store's registries"
+        return f"failed the TLS handshake: {(cause.reason or 'no reason given').replace('_', ' ').lower()}"
+    # Not strerror: asyncio puts the address there, and who may name hosts need not learn where they are.
+    return f"cannot be connected to: {os.strerror(cause.errno).lower() if cause.errno else 'no reason given'}"
 
 
 def _unavailable(request: Request, problem: str, *, retry_after: float | None = None) -> Undecided:

@@ -261,7 +261,7 @@ async def test_credentials_are_those_that_the_store_names(monkeypatch: pytest.Mo
     """Stores that name the same share them."""
     asked: list[tuple[Path | None, bool]] = []
 
-    def credentials(attempt: Any, resource: Any, parameters: DockerConfigParameters) -> None:
+    def credentials(attempt: Any, parameters: DockerConfigParameters) -> None:
         asked.append((parameters.config_path, attempt.environment.docker_config is None))
 
     monkeypatch.setitem(assembly.CREDENTIALS, "dockerConfig", credentials)  # type: ignore[arg-type]

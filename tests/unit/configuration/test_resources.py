@@ -85,9 +85,9 @@ def test_a_namespace_uses_its_own_resources_and_else_the_clusters() -> None:
     ]
     resources = assemble_set([*stores, *policies])
     assert resources.namespaces == ("team-a",)
-    assert [one.name for one in resources.in_scope(Component.STORE, "team-a")] == ["own"]
-    assert [one.name for one in resources.in_scope(Component.STORE, "team-b")] == ["cluster"]
-    assert [one.label for one in resources.in_scope(Component.POLICY, "team-a")] == ["Policy/ratify-policy"]
+    assert [one.name for one in resources.in_scope(resources.stores, "team-a")] == ["own"]
+    assert [one.name for one in resources.in_scope(resources.stores, "team-b")] == ["cluster"]
+    assert [one.label for one in resources.in_scope(resources.policies, "team-a")] == ["Policy/ratify-policy"]
 
 
 def test_the_order_of_documents_does_not_matter() -> None:

@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTEST ?= $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check cover docs policies chart image lock peers interop e2e-tools e2e clean
+.PHONY: help demo test check cover docs policies chart image lock peers interop e2e-tools e2e bench bench-full clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -67,6 +67,12 @@ e2e-tools: ## install a cluster's programs into .peers/: etcd, kube-apiserver, G
 
 e2e: $(VENV)/.dev ## end-to-end tests on a real API server with a real Gatekeeper
 	$(PYTEST) tests/e2e -q
+
+bench: $(VENV)/.dev ## request counts and processor time against their floors, within a minute
+	$(BIN)/python -m bench
+
+bench-full: $(VENV)/.dev ## every measurement of docs/performance.md, some minutes
+	$(BIN)/python -m bench --full
 
 clean: ## remove what the targets made (not .peers)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -50,15 +50,8 @@ MAX_ENVELOPE_BYTES: Final = 4 * 1024 * 1024  # octets of one envelope; real ones
 
 _ZERO_TIME: Final = datetime.min.replace(tzinfo=UTC)  # Go's zero time, which its encoders write for "none"
 TIME_ATTRIBUTES: Final = (ATTRIBUTE_SIGNING_TIME, ATTRIBUTE_AUTHENTIC_SIGNING_TIME, ATTRIBUTE_EXPIRY)
-_ALWAYS_CRITICAL: Final = frozenset(
-    (
-        ATTRIBUTE_SIGNING_SCHEME,
-        ATTRIBUTE_AUTHENTIC_SIGNING_TIME,
-        ATTRIBUTE_EXPIRY,
-        ATTRIBUTE_PLUGIN,
-        ATTRIBUTE_PLUGIN_MIN_VERSION,
-    )
-)
+_PROCESSED: Final = (ATTRIBUTE_AUTHENTIC_SIGNING_TIME, ATTRIBUTE_EXPIRY, ATTRIBUTE_SIGNING_SCHEME)
+_ALWAYS_CRITICAL: Final = (*_PROCESSED, ATTRIBUTE_PLUGIN, ATTRIBUTE_PLUGIN_MIN_VERSION)
 
 Label = int | str
 """Name of a header parameter; numbers occur in COSE only."""
@@ -201,8 +194,8 @@ def check_attributes(envelope: UnverifiedEnvelope) -> SignedAttributes:
 
 def unknown_critical(envelope: UnverifiedEnvelope) -> tuple[Label, ...]:
     """Labels marked critical that this verifier does not process, plugins among them."""
-    known = (_ALWAYS_CRITICAL | envelope.format.may_be_critical) - {ATTRIBUTE_PLUGIN, ATTRIBUTE_PLUGIN_MIN_VERSION}
-    return tuple(label for label in envelope.critical if label not in known)
+    optional = envelope.format.may_be_critical
+    return tuple(label for label in envelope.critical if label not in _PROCESSED and label not in optional)
 
 
 def _read_scheme(value: object) -> SigningScheme:
@@ -244,7 +237,7 @@ def _check_critical(envelope: UnverifiedEnvelope, absent: set[str]) -> None:
     for label in envelope.critical:
         if label in absent:
             raise malformed(f"{label} is marked critical but has no value")
-    for label in sorted(_ALWAYS_CRITICAL):
+    for label in _ALWAYS_CRITICAL:
         if label in envelope.protected and label not in absent and label not in envelope.critical:
             raise malformed(f"{label} is not marked critical, which it must be")
 

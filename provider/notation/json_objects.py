@@ -10,7 +10,8 @@ What does not belong here: which names are known (jws.py, payload.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from provider import strict_json
@@ -20,7 +21,7 @@ MAX_BYTES: Final = 4 * 1024 * 1024  # one text; no larger than an envelope may b
 MAX_VALUES: Final = 10_000  # separators and openings of one text; real ones have about 20 (attack N16)
 
 
-def read_object(data: bytes, *, known: Iterable[str]) -> dict[str, Any]:
+def read_object(data: bytes, *, known: tuple[str, ...]) -> dict[str, Any]:
     """Read one JSON object.
 
     Args:
@@ -41,10 +42,16 @@ def read_object(data: bytes, *, known: Iterable[str]) -> dict[str, Any]:
     return value
 
 
-def check_names(members: Mapping[str, object], *, known: Iterable[str]) -> None:
+def check_names(members: Mapping[str, object], *, known: tuple[str, ...]) -> None:
     """Refuse member names that differ from a known one in case alone. Raises MalformedJSONError."""
-    names = {name.casefold(): name for name in known}
+    folded = _folded(known)
     for name in members:
-        meant = names.get(name.casefold())
+        meant = folded.get(name) or folded.get(name.casefold())
         if meant is not None and meant != name:
             raise MalformedJSONError(f"a member name differs from {meant} in case alone")
+
+
+@lru_cache(maxsize=16)  # the callers' constants
+def _folded(known: tuple[str, ...]) -> Mapping[str, str]:
+    """Known names by themselves and by their case-folded form."""
+    return {name.casefold(): name for name in known} | {name: name for name in known}

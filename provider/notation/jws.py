@@ -21,10 +21,11 @@ Source: notaryproject/specifications signature-envelope-jws.md; RFC 7515, RFC 77
 
 from __future__ import annotations
 
-import base64
+import binascii
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any, Final
 
 from provider.errors import printable
@@ -64,6 +65,8 @@ _PROTECTED: Final = (
 )
 _UNPROTECTED: Final = ("x5c", UNSIGNED_TIMESTAMP)  # not signingAgent: early signers wrote SigningAgent
 _NEVER_CRITICAL: Final = frozenset(("alg", "cty", "crit", ATTRIBUTE_SIGNING_TIME))
+
+_REMEMBERED_LENGTH: Final = 8192  # characters of a certificate that is remembered; real ones have 1,000 to 3,000
 
 # RFC 3339 section 5.6, with T and Z in upper case as Go writes and demands them. No two parts match the same text.
 _RFC_3339: Final = re.compile(
@@ -126,7 +129,7 @@ def decode(data: bytes) -> UnverifiedEnvelope:
     )
 
 
-def _object(data: bytes, what: str, *, known: Iterable[str]) -> dict[Any, Any]:
+def _object(data: bytes, what: str, *, known: tuple[str, ...]) -> dict[Any, Any]:
     try:
         return read_object(data, known=known)
     except MalformedJSONError as error:
@@ -162,7 +165,16 @@ def _certificates(value: object) -> tuple[bytes, ...]:
     if not isinstance(value, list) or not value:
         raise malformed("the certificate chain x5c is missing, empty or not an array")
     check_chain_length(len(value))
-    return tuple(_base64(_text(text, "an entry of x5c"), "an entry of x5c") for text in value)
+    return tuple(_certificate(_text(text, "an entry of x5c")) for text in value)
+
+
+def _certificate(text: str) -> bytes:
+    return _remembered_certificate(text) if len(text) <= _REMEMBERED_LENGTH else _base64(text, "an entry of x5c")
+
+
+@lru_cache(maxsize=128)  # one signer's images carry the same certificates, letter for letter
+def _remembered_certificate(text: str) -> bytes:
+    return _base64(text, "an entry of x5c")
 
 
 def _timestamp(header: Mapping[str, object]) -> bytes | None:
@@ -180,10 +192,12 @@ def _text(value: object, what: str) -> str:
 def _base64(text: str, what: str) -> bytes:
     """Standard base64 with padding, as RFC 7515 section 4.1.6 has it for x5c."""
     try:
-        value = base64.b64decode(text, validate=True)
+        octets = text.encode("ascii")
+        value = binascii.a2b_base64(octets)
     except ValueError:
         raise malformed(f"{what} is not base64") from None
-    if base64.b64encode(value).decode("ascii") != text:  # stray bits under the padding
+    # Whatever the decoder let pass, foreign signs or stray bits under the padding, does not come back.
+    if binascii.b2a_base64(value, newline=False) != octets:
         raise malformed(f"{what} is not base64 in its one form")
     return value
 
@@ -191,10 +205,11 @@ def _base64(text: str, what: str) -> bytes:
 def _base64url(text: str, what: str) -> bytes:
     """base64url without padding (RFC 7515 section 2)."""
     try:
-        value = base64.b64decode(text.translate(_TO_STANDARD) + "=" * (-len(text) % 4), validate=True)
+        octets = text.encode("ascii").translate(_TO_STANDARD) + b"=" * (-len(text) % 4)
+        value = binascii.a2b_base64(octets)
     except ValueError:
         raise malformed(f"{what} is not base64url without padding") from None
-    if base64.urlsafe_b64encode(value).rstrip(b"=").decode("ascii") != text:
+    if binascii.b2a_base64(value, newline=False) != octets:
         raise malformed(f"{what} is not base64url in its one form")
     return value
 
@@ -218,7 +233,7 @@ def read_time(value: object) -> datetime:
         raise ValueError("there is no such time") from None
 
 
-_TO_STANDARD: Final = str.maketrans("-_+/", "+/__")  # the standard alphabet's own signs become invalid
+_TO_STANDARD: Final = bytes.maketrans(b"-_+/=", b"+/!!!")  # the standard alphabet's own signs become invalid
 _FORMAT: Final = HeaderFormat(
     algorithm="alg", critical="crit", content_type="cty", may_be_critical=frozenset(), read_time=read_time
 )

@@ -152,7 +152,8 @@ class _Verification:
         envelope = self._open()
         # (2) here and not last, as in notation-go: no network for a signature of something else.
         self._record("payload", Action.ENFORCE, _failure(check_payload, envelope, self.target))
-        self._record("metadata", Action.ENFORCE, _failure(check_metadata, envelope, self.required_metadata))
+        lacking = _failure(check_metadata, envelope, self.required_metadata) if self.required_metadata else None
+        self._record("metadata", Action.ENFORCE, lacking)
         # (3)
         self._policy_record(Check.AUTHENTICITY, _failure(self._check_authenticity, envelope))
         # (4)

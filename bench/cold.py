@@ -135,9 +135,7 @@ def image_cost(stage: Stage, *, rounds: int, images: int) -> Iterator[Figure]:
     def ours() -> float:
         nonlocal done
         before = serving.process.fine_cpu_seconds()
-        keys = workload.tags(registry.host, done, images)
-        for first in range(0, images, 10):
-            _admit(serving, keys[first : first + 10])
+        fill(serving, registry, images, start=done, batch=10)
         done += images
         return (serving.process.fine_cpu_seconds() - before) / images
 

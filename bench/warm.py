@@ -24,13 +24,13 @@ def fill(serving: Serving, registry: RegistryProcess, count: int, *, start: int 
     Raises:
         BenchmarkError: not every one of them was admitted.
     """
-    for first in range(start, start + count, batch):
-        keys = workload.tags(registry.host, first, min(batch, start + count - first))
-        reply = caller.ask_once(serving, keys)
-        if len(reply.admitted) != len(keys):
-            raise BenchmarkError(
-                f"{len(keys) - len(reply.admitted)} images are not admitted: {reply.system_error[:300]}"
-            )
+    with caller.Caller(serving, caller.context_for(serving)) as connection:
+        for first in range(start, start + count, batch):
+            keys = workload.tags(registry.host, first, min(batch, start + count - first))
+            reply = connection.ask(keys)
+            if len(reply.admitted) != len(keys):
+                missing = len(keys) - len(reply.admitted)
+                raise BenchmarkError(f"{missing} images are not admitted: {reply.system_error[:300]}")
 
 
 def _cpu_per_request(serving: Serving, request: bytes, times: int, *, connections: int = 8) -> Callable[[], float]:

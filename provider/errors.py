@@ -266,6 +266,8 @@ CODES: Final[dict[str, CodeEntry]] = {
 def printable(text: str, limit: int = MAX_FOREIGN_TEXT) -> str:
     """Return foreign text made safe to print: control and format characters replaced, cut to `limit` characters."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    if cut.isprintable():  # nearly always
+        return cut
     return "".join(character if character.isprintable() else "�" for character in cut)
 
 

@@ -33,7 +33,7 @@ def read_object(data: bytes, *, known: tuple[str, ...]) -> dict[str, Any]:
     """
     # Each of these makes an object of its own, and four mebibytes of them take hundreds in memory. Those inside strings
     # count too; texts that hold ten thousand commas are no signatures.
-    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+    if len(data) > MAX_VALUES and sum(data.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
         raise MalformedJSONError(f"more than {MAX_VALUES} values")
     value = strict_json.loads(data, max_bytes=MAX_BYTES)
     if not isinstance(value, dict):

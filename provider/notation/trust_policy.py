@@ -48,7 +48,7 @@ _PATH: Final = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _STORE_NAME: Final = re.compile(r"[a-zA-Z0-9_.-]+")
 
 
-class Check(enum.Enum):
+class Check(enum.StrEnum):
     """The checks of a signature, as a policy spells them."""
 
     INTEGRITY = "integrity"
@@ -66,7 +66,7 @@ class Action(enum.Enum):
     SKIP = "skip"
 
 
-class Level(enum.Enum):
+class Level(enum.StrEnum):
     """A named set of actions."""
 
     STRICT = "strict"

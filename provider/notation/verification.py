@@ -26,6 +26,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from provider.errors import CountersignError, Refused, Undecided
 from provider.notation.certificates import Certificate, check_chain_valid_at, find_trust_anchor
@@ -42,8 +43,7 @@ TrustStores = Mapping[tuple[StoreType, str], Sequence[Certificate]]
 """Certificates of the stores that a statement names; a store that is absent or empty fails the check that needs it."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckResult(NamedTuple):
     """One row of an outcome.
 
     Attributes:

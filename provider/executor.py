@@ -6,13 +6,14 @@
 Rules:
 - This is the only place that reads the clock for a decision: once per decision, passed down as `at`.
 - Work is detached from who waits for it: a caller that gives up cancels nobody, and finds the result on asking again.
+- Nobody waits for work that has kept an answer waiting in vain, and not for long for a host that did: patience.py.
 - Equal work runs once, whatever the spelling of the reference. Results never cross a scope (namespace) or a generation
   of the configuration.
 - Verdicts are kept for a time; what could not be decided is never kept.
-- An unexpected exception of a verifier is a denial that is not kept, never an admission and never a crash.
 
-What does not belong here: wire formats and deadlines of requests (gatekeeper/), what a signature is (verifiers/),
-registries (stores/), how a configuration becomes objects (assembly.py).
+What does not belong here: wire formats and deadlines of requests (gatekeeper/), which artifacts are looked at
+(inspection.py), what a signature is (verifiers/), registries (stores/), how a configuration becomes objects
+(assembly.py).
 """
 
 from __future__ import annotations
@@ -20,25 +21,26 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-import structlog
-
 from provider.cache import ByteBoundedCache, SingleFlight
-from provider.errors import CountersignError, InvalidKey, Refused, Undecided
+from provider.decisions import Decision, Source
+from provider.errors import InvalidKey, Refused, Undecided
+from provider.figures import Figure
+from provider.inspection import Inspection
 from provider.interfaces import PolicyEnforcer, Standing, Store, Verifier
-from provider.oci import Descriptor, Digest, Reference, Subject
+from provider.oci import Digest, Reference, Subject
+from provider.patience import Patience, PatienceSettings, Where, refuse_overdue, waiting_for
+from provider.progress import Stage, current, step
 from provider.reports import Verdict, VerifierReport
-
-_log = structlog.get_logger(__name__)
 
 _NAMESPACED_KEY = re.compile(r"\[([^\[\]]*)\](.*)", re.DOTALL)
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123 label, as Kubernetes demands
 
-ANY_TYPE: Final = "*"
 _ENTRY_OVERHEAD: Final = 1024  # bytes that a kept verdict costs beside its text, roughly
 
 
@@ -54,6 +56,7 @@ class ExecutorSettings:
         parallel_artifacts: artifacts of one image that are looked at side by side.
         max_pending: verifications under way at once; more are refused as overload at once instead of queueing.
         keep_tag: mutation keeps the tag before the digest, for people; the runtime pulls by the digest either way.
+        patience: how long answers wait for what keeps them waiting.
     """
 
     result_ttl_seconds: float = 10.0
@@ -62,6 +65,7 @@ class ExecutorSettings:
     parallel_artifacts: int = 8
     max_pending: int = 10_000
     keep_tag: bool = False
+    patience: PatienceSettings = field(default_factory=PatienceSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +109,16 @@ class RenderedVerdict:
         fragment: JSON members as reports.Verdict.render makes them; reports.verdict_tail completes them.
         verdict: the decision itself.
         reference: what was asked for, in normal form.
+        is_success: the image is admitted.
     """
 
     fragment: bytes
     verdict: Verdict
     reference: Reference
+    is_success: bool = field(init=False)
 
-    @property
-    def is_success(self) -> bool:
-        """The image is admitted."""
-        return self.verdict.is_success
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_success", self.verdict.is_success)
 
 
 class _Kept(NamedTuple):
@@ -124,7 +128,22 @@ class _Kept(NamedTuple):
     expires: float
 
 
+class _Question(NamedTuple):
+    """A key taken apart, and what decides on it."""
+
+    snapshot: Snapshot
+    scope_name: str
+    scope: Scope
+    namespace: str
+    reference: Reference
+
+    def where(self, kind: str) -> Where:
+        """Whose part it is to do, for work of a kind."""
+        return Where(kind, self.snapshot.generation, self.scope_name, self.reference.domain)
+
+
 _SubjectKey = tuple[int, str, str, Digest]  # generation, scope, repository, digest
+_TagKey = tuple[int, str, str]  # generation, scope, reference
 
 
 def parse_key(key: str) -> tuple[str, Reference]:
@@ -173,6 +192,8 @@ class Executor:
         self._empty_caches()
         self._key_flights: SingleFlight[tuple[int, str], RenderedVerdict] = SingleFlight()
         self._subject_flights: SingleFlight[_SubjectKey, _Kept] = SingleFlight()
+        self._tag_flights: SingleFlight[_TagKey, Digest] = SingleFlight()
+        self._patience = Patience(self._settings.patience, monotonic=monotonic)
 
     def use(self, snapshot: Snapshot) -> None:
         """Decide with this snapshot from now on. What is under way finishes with the one it began with, and is not kept
@@ -187,27 +208,28 @@ class Executor:
 
     def remembered(self, key: str) -> RenderedVerdict | None:
         """The verdict on a key if one is kept, without waiting for anything."""
-        return None if self._snapshot is None else self._answers.get((self._snapshot.generation, key))
+        return None if self._snapshot is None else self._answers.peek((self._snapshot.generation, key))
 
     async def verify(self, key: str) -> RenderedVerdict:
-        """Decide on one key. Cancelling the caller cancels nothing else.
+        """Decide on one key. Cancelling the caller cancels nothing.
 
         Args:
             key: an image, or `[namespace]image`.
 
         Raises:
             InvalidKey: the key is not an image reference.
-            Undecided: no decision was possible this time.
+            Undecided: no decision was possible this time, or none is waited for (patience.py).
         """
-        kept = self.remembered(key)
+        question = self._question(key)
+        identity = (question.snapshot.generation, key)
+        kept = self._answers.peek(identity)
         if kept is not None:
             return kept
-        snapshot = self._require_snapshot()
-        identity = (snapshot.generation, key)
-        namespace, reference = parse_key(key)
         if identity not in self._key_flights:
             self._refuse_overload()
-        return await self._key_flights.run(identity, lambda: self._answer(snapshot, namespace, reference, key))
+        return await self._patience.run(
+            self._key_flights, identity, lambda: self._answer(question, key), where=question.where("verify")
+        )
 
     async def resolve(self, key: str) -> str:
         """Pin an image to the digest that its tag names now, for mutation.
@@ -217,39 +239,61 @@ class Executor:
         cluster's own images must not depend on a registry that is out of reach.
 
         Returns:
-            `repository@digest`, with the setting keep_tag `repository:tag@digest`; or the key.
+            `repository@digest`, with the setting keep_tag `repository:tag@digest`; or the image as it was written.
 
         Raises:
             InvalidKey: the key is not an image reference.
             Refused: the registry has no such image.
-            Undecided: the registry could not be asked.
+            Undecided: the registry could not be asked, or is not waited for (patience.py).
         """
-        snapshot = self._require_snapshot()
-        namespace, reference = parse_key(key)
-        if reference.digest is not None:
-            return key
-        _, scope = snapshot.scope(namespace)
+        question = self._question(key)
+        scope, reference = question.scope, question.reference
         _, judges = _preflight(scope.verifiers, reference)
-        if scope.verifiers and not judges:
-            return key
-        _, subject = await self._resolve(scope, reference)
+        if reference.digest is not None or (scope.verifiers and not judges):
+            return key.rpartition("]")[2]  # no image that can be parsed has a bracket
+        identity = (question.snapshot.generation, question.scope_name, str(reference))
+        if identity not in self._tag_flights:
+            self._refuse_overload()
+        where = question.where("mutate")
+        digest = await self._patience.run(
+            self._tag_flights, identity, lambda: self._pin(scope, reference, where), where=where
+        )
         tag = f":{reference.tag}" if self._settings.keep_tag else ""
-        return f"{reference.repository}{tag}@{subject.digest}"
+        return f"{reference.repository}{tag}@{digest}"
 
     async def aclose(self) -> None:
         """End whatever is under way; who waits for it gets Undecided."""
         await self._key_flights.aclose()
         await self._subject_flights.aclose()
+        await self._tag_flights.aclose()
 
-    def _require_snapshot(self) -> Snapshot:
-        if self._snapshot is None:
+    def figures(self) -> Iterator[Figure]:
+        """What is kept and what is under way now."""
+        yield from self._answers.figures("verdicts")
+        yield from self._verdicts.figures("verdicts")
+        yield Figure("countersign_work_under_way", len(self._key_flights), ("key",))
+        yield Figure("countersign_work_under_way", len(self._subject_flights), ("digest",))
+        yield Figure("countersign_work_under_way", len(self._tag_flights), ("tag",))
+        yield from self._patience.figures()
+
+    def _question(self, key: str) -> _Question:
+        """Take a key apart and find what decides on it.
+
+        Raises:
+            InvalidKey: REFERENCE_INVALID.
+            Undecided: NOT_READY.
+        """
+        snapshot = self._snapshot
+        if snapshot is None:
             raise Undecided("NOT_READY", "no good configuration is loaded")
-        return self._snapshot
+        namespace, reference = parse_key(key)
+        scope_name, scope = snapshot.scope(namespace)
+        return _Question(snapshot, scope_name, scope, namespace, reference)
 
     def _refuse_overload(self) -> None:
-        pending = len(self._key_flights)
+        pending = len(self._key_flights) + len(self._tag_flights)
         if pending >= self._settings.max_pending:
-            raise Undecided("OVERLOADED", f"{pending} verifications are under way", expected="fewer than max_pending")
+            raise Undecided("OVERLOADED", f"{pending} images are being looked at", expected="fewer than max_pending")
 
     def _empty_caches(self) -> None:
         share = self._settings.max_result_bytes // 2
@@ -258,59 +302,121 @@ class Executor:
         )
         self._verdicts: ByteBoundedCache[_SubjectKey, _Kept] = ByteBoundedCache(share, monotonic=self._monotonic)
 
-    async def _answer(self, snapshot: Snapshot, namespace: str, reference: Reference, key: str) -> RenderedVerdict:
+    async def _answer(self, question: _Question, key: str) -> RenderedVerdict:
         """The flight of one key: find its digest, share the digest's verdict, render it for this spelling."""
-        scope_name, scope = snapshot.scope(namespace)
-        try:
-            async with asyncio.timeout(self._settings.verification_timeout_seconds):
-                kept = await self._decide(snapshot.generation, scope_name, scope, reference)
-        except TimeoutError:
-            limit = self._settings.verification_timeout_seconds
-            raise Undecided("DEADLINE_EXCEEDED", f"verification of {reference} took longer than {limit:g} s") from None
+        snapshot, reference, began = question.snapshot, question.reference, self._monotonic()
+        async with self._time_limit(f"verification of {reference}"):
+            kept, source = await self._decide(question)
         answer = RenderedVerdict(kept.verdict.render(reference), kept.verdict, reference)
-        _log_verdict(reference, namespace, kept.verdict)
+        Decision(
+            key=key,
+            namespace=question.namespace,
+            reference=reference,
+            verdict=kept.verdict,
+            source=source,
+            generation=snapshot.generation,
+            seconds=self._monotonic() - began,
+            work=current(),
+        ).log()
         if snapshot is self._snapshot:
             size = len(answer.fragment) + len(key) + _ENTRY_OVERHEAD
             self._answers.put((snapshot.generation, key), answer, size=size, expires=kept.expires)
         return answer
 
-    async def _decide(self, generation: int, scope_name: str, scope: Scope, reference: Reference) -> _Kept:
+    async def _decide(self, question: _Question) -> tuple[_Kept, Source]:
+        scope, reference = question.scope, question.reference
         reports, judges = _preflight(scope.verifiers, reference)
         if not judges:
-            return self._keep(_weigh(scope.policy, reports, reference, reference.digest))
+            return self._keep(_weigh(scope.policy, reports, reference, reference.digest)), Source.TRUST_POLICY
+        where = question.where("verify")
         try:
-            store, subject = await self._resolve(scope, reference)
+            store, subject = await _resolve(scope, reference)
         except Refused as error:
+            self._patience.answered(where)
             report = VerifierReport.failed(error, message=f"failed to resolve {reference}")
-            return self._keep(Verdict(False, reference.digest, (*reports, report), error.code, error.detail))
-        identity = (generation, scope_name, reference.repository, subject.digest)
-        kept = self._verdicts.get(identity)
+            verdict = Verdict(False, reference.digest, (*reports, report), error.code, error.detail)
+            return self._keep(verdict), Source.VERIFIED
+        generation = question.snapshot.generation
+        identity = (generation, question.scope_name, reference.repository, subject.digest)
+        kept = self._verdicts.peek(identity)
         if kept is not None:
-            return kept
+            return kept, Source.KEPT
 
         async def judge() -> _Kept:
-            inspection = _Inspection(self._settings, scope.policy, store, subject, self._clock(), list(reports))
-            await inspection.run(judges)
+            inspection = Inspection(
+                store,
+                subject,
+                scope.policy,
+                at=self._clock(),
+                reports=reports,
+                parallel=self._settings.parallel_artifacts,
+            )
+            async with self._time_limit(f"verification of {reference.at_digest(subject.digest)}"):
+                await inspection.run(judges)
             kept = self._keep(_weigh(scope.policy, inspection.reports, reference, subject.digest))
+            self._patience.answered(where)
             size = _ENTRY_OVERHEAD * (1 + len(kept.verdict.reports))
             if self._snapshot is not None and self._snapshot.generation == generation:
                 self._verdicts.put(identity, kept, size=size, expires=kept.expires)
             return kept
 
-        return await self._subject_flights.run(identity, judge)
+        under_way = self._subject_flights.under_way(identity)
+        refuse_overdue(under_way)
+        source = Source.VERIFIED if under_way is None else Source.SHARED
+        return await self._subject_flights.run(identity, judge), source
+
+    async def _pin(self, scope: Scope, reference: Reference, where: Where) -> Digest:
+        """The flight of one tag: the digest that it names now."""
+        async with self._time_limit(f"the look-up of {reference}"):
+            try:
+                _, subject = await _resolve(scope, reference)
+            except Refused:
+                self._patience.answered(where)
+                raise
+        self._patience.answered(where)
+        return subject.digest
+
+    @asynccontextmanager
+    async def _time_limit(self, what: str) -> AsyncIterator[None]:
+        """The time of one flight.
+
+        Raises:
+            Undecided: DEADLINE_EXCEEDED, with what was waited for when the time was up.
+        """
+        limit = self._settings.verification_timeout_seconds
+        loop, flight = asyncio.get_running_loop(), current()
+        told: str | None = None
+
+        def expire() -> None:
+            nonlocal told
+            told = "" if flight is None else waiting_for(flight)
+            timeout.reschedule(loop.time())
+
+        timer = loop.call_later(limit, expire)
+        try:
+            async with asyncio.timeout(None) as timeout:
+                yield
+        except TimeoutError:
+            if told is None:  # somebody else's
+                raise
+            raise Undecided("DEADLINE_EXCEEDED", f"{what} took longer than {limit:g} s{told}") from None
+        finally:
+            timer.cancel()
 
     def _keep(self, verdict: Verdict) -> _Kept:
         return _Kept(verdict, self._monotonic() + self._settings.result_ttl_seconds)
 
-    async def _resolve(self, scope: Scope, reference: Reference) -> tuple[Store, Subject]:
-        """The first store that knows the reference. One that cannot be asked ends the search: it might have known."""
-        refusal: Refused | None = None
+
+async def _resolve(scope: Scope, reference: Reference) -> tuple[Store, Subject]:
+    """The first store that knows the reference. One that cannot be asked ends the search: it might have known."""
+    refusal: Refused | None = None
+    with step("the digest of its tag", reference.domain):
         for store in scope.stores:
             try:
                 return store, await store.resolve(reference)
             except Refused as error:
                 refusal = error
-        raise refusal or Undecided("NOT_READY", "no store is configured")
+    raise refusal or Undecided("NOT_READY", "no store is configured")
 
 
 def _preflight(
@@ -339,7 +445,8 @@ def _weigh(
     policy: PolicyEnforcer, reports: Sequence[VerifierReport], reference: Reference, digest: Digest | None
 ) -> Verdict:
     """Turn reports into a verdict, or raise Undecided."""
-    decision = policy.evaluate(reports)
+    with step("the policy", stage=Stage.POLICY):
+        decision = policy.evaluate(reports)
     if decision.standing is Standing.ADMITTED:
         return Verdict(True, digest, tuple(reports))
     code = decision.code or "POLICY_NOT_SATISFIED"
@@ -351,113 +458,3 @@ def _weigh(
         error = Refused(code, decision.reason)
         reports = (VerifierReport.failed(error, message=f"failed to verify artifact: {what}"),)
     return Verdict(False, digest, tuple(reports), code, decision.reason)
-
-
-class _Inspection:
-    """Looks at the referrers of one subject until the policy needs no more of them."""
-
-    def __init__(
-        self,
-        settings: ExecutorSettings,
-        policy: PolicyEnforcer,
-        store: Store,
-        subject: Subject,
-        at: datetime,
-        reports: list[VerifierReport],
-    ) -> None:
-        self.reports = reports
-        self._settings = settings
-        self._policy = policy
-        self._store = store
-        self._subject = subject
-        self._at = at
-        self._attempts: dict[Verifier, int] = {}
-        self._exhausted: dict[Verifier, str] = {}  # verifiers at their limit, and the type of the artifact too many
-        self._batch: list[tuple[Verifier, Descriptor]] = []
-
-    async def run(self, verifiers: Sequence[Verifier]) -> None:
-        """List and verify in listing order; reports come in that order too.
-
-        Raises:
-            Undecided: the list could not be had.
-        """
-        wanted = frozenset(kind for verifier in verifiers for kind in verifier.artifact_types)
-        only = next(iter(wanted)) if len(wanted) == 1 and ANY_TYPE not in wanted else None
-        try:
-            async for artifact in self._store.list_referrers(self._subject, only):
-                self._enqueue(verifiers, artifact)
-                if len(self._batch) >= self._settings.parallel_artifacts:
-                    await self._verify_batch()
-                if self._settled(wanted) or len(self._exhausted) == len(verifiers):
-                    break
-        except Refused as unreadable:
-            await self._verify_batch()
-            self._fail_unsatisfied(unreadable, only or "", "")
-        await self._verify_batch()
-        for verifier, kind in self._exhausted.items():
-            limit = Refused(
-                "SIGNATURE_LIMIT",
-                f"more than {verifier.max_attempts} artifacts are listed for {self._subject.digest}, none sufficed",
-                expected=f"a good one among the first {verifier.max_attempts}",
-            )
-            self._fail_unsatisfied(limit, kind, verifier.name)
-
-    def _enqueue(self, verifiers: Sequence[Verifier], artifact: Descriptor) -> None:
-        kind = artifact.artifact_type or ""
-        if self._policy.satisfied(kind, self.reports):
-            return
-        for verifier in verifiers:
-            if verifier in self._exhausted or not verifier.artifact_types & {kind, ANY_TYPE}:
-                continue
-            attempts = self._attempts[verifier] = self._attempts.get(verifier, 0) + 1
-            if attempts > verifier.max_attempts:
-                self._exhausted[verifier] = kind
-            else:
-                self._batch.append((verifier, artifact))
-
-    def _settled(self, wanted: frozenset[str]) -> bool:
-        """No further artifact can change the decision."""
-        return ANY_TYPE not in wanted and all(self._policy.satisfied(kind, self.reports) for kind in wanted)
-
-    def _fail_unsatisfied(self, error: Refused, kind: str, verifier: str) -> None:
-        if not self._policy.satisfied(kind, self.reports):
-            message = f"failed to look at everything that refers to {self._subject.digest}"
-            self.reports.append(VerifierReport.failed(error, message=message, name=verifier, artifact_type=kind))
-
-    async def _verify_batch(self) -> None:
-        batch, self._batch = self._batch, []
-        self.reports.extend(
-            await asyncio.gather(*(self._verify_one(verifier, artifact) for verifier, artifact in batch))
-        )
-
-    async def _verify_one(self, verifier: Verifier, artifact: Descriptor) -> VerifierReport:
-        """One verifier's report on one artifact; what goes wrong is a failed report, never kept as a verdict."""
-        error: CountersignError
-        try:
-            return await verifier.verify(self._store, self._subject, artifact, self._at)
-        except Undecided as undecided:
-            error = undecided
-        except Exception:  # noqa: BLE001 - a fault of a verifier must deny this image, not end the process
-            _log.exception("verifier failed unexpectedly", verifier=verifier.name, artifact=str(artifact.digest))
-            error = Undecided("INTERNAL", f"the verifier {verifier.name} failed unexpectedly")
-        return VerifierReport.failed(
-            error,
-            message=f"failed to verify artifact: {artifact.digest}",
-            name=verifier.name,
-            reference_digest=artifact.digest,
-            artifact_type=artifact.artifact_type or "",
-            undecided=True,
-        )
-
-
-def _log_verdict(reference: Reference, namespace: str, verdict: Verdict) -> None:
-    """The decision event, one for each verdict that was worked out: what users of Ratify search their logs for."""
-    _log.info(
-        f"verification response for subject {reference}",
-        namespace=namespace or None,
-        is_success=verdict.is_success,
-        digest=str(verdict.digest) if verdict.digest else None,
-        code=verdict.code or None,
-        errorReason=verdict.reason or None,
-        reports=[report.to_json(str(reference)) for report in verdict.reports],
-    )

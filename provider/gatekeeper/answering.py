@@ -3,7 +3,8 @@
     keys -> remembered, or one task each -> wait for all or the deadline -> items in the order of the keys
 
 Rules:
-- What is done by the deadline is answered; what is not is named, and goes on in the background for the next attempt.
+- What is done by the deadline is answered; what is not is named, with what it waits for, and goes on in the background
+  for the next attempt. That an answer left without it is noted (progress.py): the next one does not wait for it again.
 - Work that goes on without its request is bounded in number and time.
 - One key's failure is that key's: an unexpected exception denies its image and leaves the others alone.
 - An admission is only ever what `Verifies` returned. No error leads to a value, except a Refused to a refusing verdict.
@@ -16,17 +17,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
-from provider.errors import CountersignError, InvalidKey, Refused, Undecided
+from provider.cache import Tally
+from provider.errors import CountersignError, InvalidKey, Refused, Undecided, printable
 from provider.gatekeeper import protocol
 from provider.gatekeeper.settings import ServerSettings
+from provider.progress import Observer, Stage, Step
 from provider.reports import verdict_tail
 from provider.telemetry import Metrics
 
@@ -98,6 +101,7 @@ class Endpoint(Protocol[T]):
 
     name: str
     seconds: float
+    tally: Tally  # of looks into what is remembered; counted once for a request and not for each key
 
     def remembered(self, key: str) -> T | None:
         """What is known about a key without waiting; None when nothing is."""
@@ -133,6 +137,7 @@ class Verification(Endpoint[RenderedVerdict]):
         clock: Callable[[], datetime],
     ) -> None:
         self.seconds = seconds
+        self.tally = Tally()
         self._verifier = verifier
         self._remembered = remembered
         self._clock = clock
@@ -178,6 +183,7 @@ class Mutation(Endpoint[str]):
 
     def __init__(self, resolver: Resolves, *, seconds: float) -> None:
         self.seconds = seconds
+        self.tally = Tally()
         self._resolver = resolver
 
     def remembered(self, key: str) -> None:  # noqa: ARG002 - a tag's digest is looked up each time
@@ -221,36 +227,42 @@ class KeyWork:
         """Keys under way now."""
         return len(self._unfinished)
 
-    async def settle(self, endpoint: Endpoint[T], keys: Iterable[str], deadline: float) -> dict[str, T | Failure]:
+    async def settle(
+        self, endpoint: Endpoint[T], keys: Iterable[str], deadline: float, *, observer: Observer | None = None
+    ) -> dict[str, T | Failure]:
         """Work on all keys until they are done or the deadline comes.
 
         Args:
             endpoint: knows what the work is.
             keys: distinct keys.
             deadline: monotonic time, seconds.
+            observer: watches the request.
 
         Returns:
             What became of each key, in their order; an Undecided for what is not done or could not be begun.
         """
         settled: dict[str, T | Failure] = {}
-        tasks: dict[str, asyncio.Task[T | Failure]] = {}
+        work: dict[str, _Work[T]] = {}
+        cold = 0
         for key in keys:
             known = endpoint.remembered(key)
             if known is not None:
                 settled[key] = known
                 continue
+            cold += 1
             settled[key] = _NOT_BEGUN  # the key takes its place in the order; the task's outcome replaces this
             if len(self._unfinished) < self._settings.max_unfinished_keys:
-                task = self._begin(endpoint, key)
-                tasks[key] = task
-        if tasks:
+                work[key] = self._begin(endpoint, key, observer)
+        endpoint.tally.misses += cold
+        endpoint.tally.hits += len(settled) - cold
+        if work:
             remaining = max(0.0, deadline - time.monotonic())
-            _, late = await asyncio.wait(tasks.values(), timeout=remaining)
+            _, late = await asyncio.wait([begun.task for begun in work.values()], timeout=remaining)
+            for key, begun in work.items():
+                settled[key] = begun.outcome(endpoint.seconds)
             if late:
                 self._metrics.endpoint(endpoint.name).deadline_misses.inc()
-                self._let_go(late)
-            for key, task in tasks.items():
-                settled[key] = _outcome(task, endpoint.seconds)
+                self._let_go([begun for begun in work.values() if begun.task in late])
         return settled
 
     async def aclose(self) -> None:
@@ -261,26 +273,58 @@ class KeyWork:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _begin(self, endpoint: Endpoint[T], key: str) -> asyncio.Task[T | Failure]:
+    def _begin(self, endpoint: Endpoint[T], key: str, observer: Observer | None) -> _Work[T]:
+        step = Step(observer=None if observer is None else observer.begin(Stage.KEY))
+        step.note("key", printable(key))
         attempt = _attempt(endpoint, key)
-        task = asyncio.create_task(attempt)
+        task = step.task(attempt)
         self._unfinished.add(task)
         self._metrics.unfinished_keys.set(len(self._unfinished))
-        task.add_done_callback(self._ended)
-        return task
 
-    def _ended(self, task: asyncio.Task[object]) -> None:
-        self._unfinished.discard(task)
-        self._metrics.unfinished_keys.set(len(self._unfinished))
+        def ended(_task: object) -> None:
+            self._unfinished.discard(task)
+            self._metrics.unfinished_keys.set(len(self._unfinished))
+            step.note("code", _code(task))
+            step.observed()
 
-    def _let_go(self, late: Iterable[asyncio.Task[T | Failure]]) -> None:
-        """Let tasks go on without their request, but not for ever: hung work must not fill all places."""
+        task.add_done_callback(ended)
+        return _Work(task, step)
+
+    def _let_go(self, late: Sequence[_Work[T]]) -> None:
+        """Let work go on without its request, but not for ever: what hangs must not fill all places."""
+        for begun in late:
+            begun.step.miss()
 
         def give_up() -> None:
-            for task in late:
-                task.cancel()
+            for begun in late:
+                begun.task.cancel()
 
         asyncio.get_running_loop().call_later(self._settings.background_seconds, give_up)
+
+
+def _code(task: asyncio.Task[T | Failure]) -> str:
+    """What became of a key, as a code of errors.CODES; empty for a verdict or a digest."""
+    if task.cancelled():
+        return "INTERNAL"
+    outcome = task.result()
+    return outcome.code if isinstance(outcome, CountersignError) else ""
+
+
+class _Work(NamedTuple, Generic[T]):
+    """The work on one key, and what it waits for."""
+
+    task: asyncio.Task[T | Failure]
+    step: Step
+
+    def outcome(self, seconds: float) -> T | Failure:
+        """What it has come to by now, which is the deadline `seconds` after the request if it is not done."""
+        if not self.task.done():
+            waiting = self.step.describe()
+            told = f", waiting for {waiting}" if waiting else ""
+            return Undecided("DEADLINE_EXCEEDED", f"not decided within {seconds:g} s{told}")
+        with suppress(asyncio.CancelledError):
+            return self.task.result()
+        return Undecided("INTERNAL", "the work was cancelled")
 
 
 async def _attempt(endpoint: Endpoint[T], key: str) -> T | Failure:
@@ -292,12 +336,3 @@ async def _attempt(endpoint: Endpoint[T], key: str) -> T | Failure:
     except Exception:  # noqa: BLE001 - whatever went wrong, this key is denied and the others are not
         _log.exception("key failed unexpectedly", endpoint=endpoint.name, key=key)
         return Undecided("INTERNAL", "something failed unexpectedly")
-
-
-def _outcome(task: asyncio.Task[T | Failure], seconds: float) -> T | Failure:
-    """What a task has come to by now."""
-    if not task.done():
-        return Undecided("DEADLINE_EXCEEDED", f"not decided within {seconds:g} s")
-    with suppress(asyncio.CancelledError):
-        return task.result()
-    return Undecided("INTERNAL", "the work was cancelled")

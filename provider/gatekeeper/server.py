@@ -19,7 +19,7 @@ import io
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
@@ -28,6 +28,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from provider.errors import CountersignError, Undecided, printable
+from provider.figures import Figure
 from provider.gatekeeper import protocol
 from provider.gatekeeper.answering import (
     Answer,
@@ -42,7 +43,9 @@ from provider.gatekeeper.answering import (
 from provider.gatekeeper.listener import Connection, Listener
 from provider.gatekeeper.settings import ListenerSettings, ServerSettings
 from provider.gatekeeper.tls import ServingTLS
-from provider.telemetry import Metrics
+from provider.progress import Observer
+from provider.telemetry import Metrics, StageTimes
+from provider.tracing import Tracing
 
 _log = structlog.get_logger(__name__)
 
@@ -86,6 +89,7 @@ class Server:
             half of the time of a request with many keys.
         clock: the time stamped on verdicts (aware, UTC).
         trace_ids: makes trace ids.
+        tracing: makes spans; None for none.
     """
 
     def __init__(
@@ -100,13 +104,17 @@ class Server:
         remembered: Callable[[str], RenderedVerdict | None] = no_memory,
         clock: Callable[[], datetime] = utc_now,
         trace_ids: Callable[[], str] = new_trace_id,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._trace_ids = trace_ids
+        self._tracing = tracing
         self._listener = Listener("verify", self._handle, self._fault, settings=listener, tls=tls, metrics=metrics)
+        verification = Verification(verifier, remembered, seconds=settings.verify_seconds, clock=clock)
+        self._tally = verification.tally
         self._endpoints: dict[str, Endpoint[Any]] = {
-            VERIFY_PATH: Verification(verifier, remembered, seconds=settings.verify_seconds, clock=clock),
+            VERIFY_PATH: verification,
             MUTATE_PATH: Mutation(resolver, seconds=settings.mutate_seconds),
         }
         self._work = KeyWork(settings, metrics)
@@ -127,6 +135,10 @@ class Server:
     def unfinished(self) -> int:
         """Keys under way, those whose request was already answered included."""
         return len(self._work)
+
+    def figures(self) -> Iterator[Figure]:
+        """How many keys were at hand when they were asked for, and how many were not."""
+        return self._tally.figures("verdicts")
 
     async def start(self) -> None:
         """Listen.
@@ -150,14 +162,15 @@ class Server:
         """Answer one request, whatever it is. Raises nothing but cancellation."""
         connection = cast(Connection, request.protocol)
         received_at = connection.head_at or time.monotonic()
-        trace_id = self._trace_id(request.headers)
-        structlog.contextvars.bind_contextvars(**{TRACE_ID_FIELD: trace_id})
         endpoint = self._endpoints.get(request.path)
         name = "other" if endpoint is None else endpoint.name
+        observer = self._observer(name, request.headers)
+        trace_id = observer.trace_id
+        structlog.contextvars.bind_contextvars(**{TRACE_ID_FIELD: trace_id})
         self._requests += 1
         self._metrics.requests_in_flight.set(self._requests)
         try:
-            status, body = 200, await self._answer(request, connection, endpoint, received_at, trace_id)
+            status, body = 200, await self._answer(request, connection, endpoint, received_at, observer)
         except _RejectionError as rejection:
             status, error = rejection.status, rejection.error
             _log.warning("request rejected", endpoint=name, status=status, code=error.code, errorReason=error.detail)
@@ -168,7 +181,11 @@ class Server:
         finally:
             self._requests -= 1
             self._metrics.requests_in_flight.set(self._requests)
-        self._metrics.endpoint(name).observe(time.monotonic() - received_at)
+        seconds = time.monotonic() - received_at
+        self._metrics.endpoint(name).observe(seconds)
+        if self._tracing is not None:
+            observer.note("status", status)
+            observer.end(seconds)
         # A large answer goes out in pieces: of one that was written at once and is not read, asyncio's TLS would keep
         # all in memory and not even say that it is still there.
         whole = body if len(body) <= _PIECE_BYTES else io.BytesIO(body)
@@ -185,7 +202,7 @@ class Server:
         connection: Connection,
         endpoint: Endpoint[Any] | None,
         received_at: float,
-        trace_id: str,
+        observer: Observer,
     ) -> bytes:
         """The answer to a request that is in order.
 
@@ -207,8 +224,8 @@ class Server:
             keys = protocol.parse_request(body, self._settings.requests)
         except Undecided as error:
             raise _RejectionError(400, error) from None
-        settled = await self._work.settle(endpoint, keys, deadline)
-        answer = endpoint.answer(settled, trace_id)
+        settled = await self._work.settle(endpoint, keys, deadline, observer=observer)
+        answer = endpoint.answer(settled, observer.trace_id)
         self._count(endpoint.name, answer)
         _log_answer(endpoint.name, settled, answer)
         return answer.body
@@ -266,8 +283,16 @@ class Server:
         body = self._failure("other", "failed" if status >= 500 else "rejected", error, self._trace_ids())
         return web.Response(status=status, body=body, headers=_HEADERS)
 
+    def _observer(self, endpoint: str, headers: Mapping[str, str]) -> Observer:
+        """Who watches a request, with the caller's trace id if it sent a proper one, else a new one."""
+        trace_id = self._trace_id(headers)
+        if self._tracing is None:
+            return StageTimes(self._metrics, trace_id or self._trace_ids())
+        span = self._tracing.begin(endpoint, headers)
+        return span.beside(StageTimes(self._metrics, trace_id or span.trace_id))
+
     def _trace_id(self, headers: Mapping[str, str]) -> str:
-        """The caller's trace id if it sent a proper one, else a new one."""
+        """The caller's trace id; empty when it sent no proper one."""
         for name in self._settings.trace_headers:
             value = headers.get(name, "")
             if name.lower() == "traceparent":
@@ -276,7 +301,7 @@ class Server:
                     return match[1]
             elif _TRACE_ID.fullmatch(value) is not None:
                 return value
-        return self._trace_ids()
+        return ""
 
 
 def _log_answer(endpoint: str, settled: Mapping[str, Any], answer: Answer) -> None:

@@ -267,9 +267,10 @@ async def test_n21_a_thousand_keys_are_answered_within_the_deadline(system: Syst
     reply = await system.gatekeeper.ask(*keys)
     assert set(reply.items) <= set(keys)
     assert len(reply.items) == 1000 or "DEADLINE_EXCEEDED" in reply.system_error
-    # The rest goes on in the background; on a slow machine it takes a few answers until this one is in time.
-    answers = [await system.gatekeeper.ask(good) for _ in range(5)]
-    assert answers[-1].admitted == {good}
+    # The rest goes on in the background; on a slow machine this one may be among it.
+    while good not in reply.items and system.executor.remembered(good) is None:  # noqa: ASYNC110 - from outside
+        await asyncio.sleep(0.01)
+    assert (await system.gatekeeper.ask(good)).admitted == {good}
 
 
 async def test_n21_fifty_megabytes_are_refused_while_others_are_served(system: System) -> None:

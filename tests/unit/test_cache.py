@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider.cache import ByteBoundedCache, SingleFlight
+from provider.cache import ByteBoundedCache, SingleFlight, Tally
 from provider.errors import Undecided
+from provider.figures import Figure
 
 
 class Clock:
@@ -38,6 +39,25 @@ class TestByteBoundedCache:
         assert cache.get("key") == "value"
         clock.now = 1010.0
         assert cache.get("key") is None
+
+    def test_look_ups_are_counted_where_the_next_cache_goes_on_counting(self, clock: Clock) -> None:
+        tally = Tally()
+        for _ in range(2):
+            cache: ByteBoundedCache[str, str] = ByteBoundedCache(100, monotonic=clock, tally=tally)
+            cache.put("key", "value", size=10, expires=1010.0)
+            assert cache.get("key") == "value"
+            assert cache.get("other") is None
+            assert (cache.peek("key"), cache.peek("other")) == ("value", None)
+            assert ("key" in cache, "other" in cache) == (True, False)
+        assert tally == Tally(hits=2, misses=2)
+        assert list(tally.figures("crl")) == [
+            Figure("countersign_cache_hits", 2, ("crl",)),
+            Figure("countersign_cache_misses", 2, ("crl",)),
+        ]
+        assert list(cache.figures("crl")) == [
+            Figure("countersign_cache_entries", 1, ("crl",)),
+            Figure("countersign_cache_bytes", 10, ("crl",)),
+        ]
 
     def test_every_entry_has_its_own_end(self, clock: Clock) -> None:
         cache: ByteBoundedCache[str, str] = ByteBoundedCache(100, monotonic=clock)
@@ -89,6 +109,21 @@ class TestByteBoundedCache:
         assert (cache.get("a"), cache.get("b"), len(cache), cache.size) == (None, 2, 1, 10)
         cache.clear()
         assert (cache.get("b"), len(cache), cache.size) == (None, 0, 0)
+
+    def test_what_has_ended_makes_room_before_what_has_not(self, clock: Clock) -> None:
+        cache: ByteBoundedCache[str, int] = ByteBoundedCache(30, monotonic=clock)
+        cache.put("old", 1, size=10, expires=2000.0)
+        for key in ("b", "c"):
+            cache.put(key, 2, size=10, expires=1001.0)
+        clock.now = 1002.0
+        cache.put("d", 3, size=10, expires=2000.0)
+        assert (cache.get("old"), cache.get("d"), len(cache), cache.size) == (1, 3, 2, 20)
+
+    def test_a_key_that_is_put_again_and_again_costs_one_entry(self, clock: Clock) -> None:
+        cache: ByteBoundedCache[str, int] = ByteBoundedCache(30, monotonic=clock)
+        for number in range(1000):
+            assert cache.put("key", number, size=10, expires=2000.0 + number % 7)
+        assert (cache.get("key"), len(cache), cache.size) == (999, 1, 10)
 
     def test_discarding_what_has_ended_is_no_error(self, clock: Clock) -> None:
         cache: ByteBoundedCache[str, int] = ByteBoundedCache(30, monotonic=clock)

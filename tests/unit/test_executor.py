@@ -16,7 +16,9 @@ from provider.errors import CountersignError, InvalidKey, Refused, Undecided
 from provider.executor import Executor, ExecutorSettings, Scope, Snapshot, parse_key, utc_now
 from provider.interfaces import Store
 from provider.oci import MEDIA_TYPE_MANIFEST, Descriptor, Digest, Reference, Subject
+from provider.patience import PatienceSettings
 from provider.policy import ConfigPolicy, Rule
+from provider.progress import Step
 from provider.reports import VerifierReport
 
 SIGNATURE = "application/vnd.cncf.notary.signature"
@@ -39,12 +41,15 @@ class ScriptedStore:
     name: str = "store"
     asked: Counter[str] = field(default_factory=Counter)
     gate: asyncio.Event | None = None
+    tag_gates: dict[str, asyncio.Event] = field(default_factory=dict)
     filters: list[str | None] = field(default_factory=list)
 
     async def resolve(self, reference: Reference) -> Subject:
         self.asked["resolve"] += 1
         if reference.digest is not None:
             return Subject(reference, reference.digest)
+        if reference.tag in self.tag_gates:
+            await self.tag_gates[reference.tag].wait()
         answer = self.tags.get(reference.tag or "", Refused("IMAGE_NOT_FOUND", "no such tag"))
         if isinstance(answer, CountersignError):
             raise answer
@@ -312,6 +317,26 @@ async def test_a_verification_that_takes_too_long_is_given_up() -> None:
     with pytest.raises(Undecided) as caught:
         await made.verify(KEY)
     assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert caught.value.reason.startswith(
+        f"verification of {KEY} took longer than 0.01 s, waiting for the list of refe"
+    )
+
+
+async def test_a_tag_whose_look_up_takes_too_long_is_given_up() -> None:
+    store = signed("s")
+    store.tag_gates["v1"] = asyncio.Event()
+    made = executor(store, ScriptedVerifier(), settings=ExecutorSettings(verification_timeout_seconds=0.01))
+    with pytest.raises(Undecided, match=r"took longer than 0\.01 s, waiting for the digest of its tag"):
+        await made.resolve(KEY)
+
+
+async def test_a_store_that_fails_with_a_time_limit_of_its_own_is_not_told_as_ours() -> None:
+    class Impatient(ScriptedStore):
+        async def resolve(self, reference: Reference) -> Subject:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await executor(Impatient(), ScriptedVerifier()).verify(KEY)
 
 
 async def test_closing_ends_what_is_under_way() -> None:
@@ -339,6 +364,148 @@ async def test_overload_is_said_at_once() -> None:
     store.gate.set()
     assert (await waiting).is_success
     assert (await joined).is_success
+
+
+# -- nobody waits in vain twice ---------------------------------------------------------------------------------------
+
+
+async def late(made: Executor, key: str, *, resolve: bool = False) -> asyncio.Task[object]:
+    """Ask, and let the answer leave without the key."""
+    request = Step()
+    task: asyncio.Task[object] = request.task(made.resolve(key) if resolve else made.verify(key))
+    while not request.describe():  # noqa: ASYNC110 - looking on from outside
+        await asyncio.sleep(0)
+    request.miss()
+    return task
+
+
+def impatient() -> ExecutorSettings:
+    """Settings with which nobody waits for a suspect registry."""
+    return ExecutorSettings(patience=PatienceSettings(probe_seconds=0))
+
+
+async def test_what_an_answer_left_without_is_not_waited_for_again_and_its_result_is_used() -> None:
+    store = signed("s")
+    store.gate = asyncio.Event()
+    made = executor(store, ScriptedVerifier())
+    waiting = await late(made, KEY)
+    with pytest.raises(Undecided, match="waiting for the list of referrers"):
+        await made.verify(KEY)
+    other_spelling = f"reg.example.com/app@{Digest.of(b'image')}"
+    with pytest.raises(Undecided, match="has left without this already"):
+        await made.verify(other_spelling)
+    store.gate.set()
+    await waiting
+    assert (await made.verify(KEY)).is_success
+    assert (await made.verify(other_spelling)).is_success
+    assert store.asked["list"] == 1
+
+
+async def test_a_registry_that_hangs_is_not_waited_for_and_one_that_works_is() -> None:
+    store = signed("s")
+    store.tag_gates["v1"] = asyncio.Event()
+    made = executor(store, ScriptedVerifier(), settings=impatient())
+    waiting = await late(made, KEY)
+    store.tag_gates["v2"] = asyncio.Event()
+    with pytest.raises(Undecided, match="keeps images waiting"):
+        await made.verify("reg.example.com/app:v2")
+    assert (await made.verify("other.example.com/app:v3")).verdict.code == "IMAGE_NOT_FOUND"
+    store.tag_gates["v2"].set()
+    while made.remembered("reg.example.com/app:v2") is None:  # noqa: ASYNC110 - in the background
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    assert (await made.verify(f"reg.example.com/other@{Digest.of(b'image')}")).is_success  # lifted
+    waiting.cancel()
+    await made.aclose()
+
+
+@pytest.mark.parametrize("resolve", [False, True])
+async def test_an_image_that_does_not_exist_shows_that_its_registry_works(resolve: bool) -> None:
+    store = signed("s")
+    store.tag_gates = {"v1": asyncio.Event(), "v9": asyncio.Event(), "v2": asyncio.Event()}
+    made = executor(store, ScriptedVerifier(), settings=impatient())
+    ask = made.resolve if resolve else made.verify
+    waiting = await late(made, KEY, resolve=resolve)
+    with pytest.raises(Undecided, match="no answer waits for it"):
+        await ask("reg.example.com/app:v9")
+    store.tag_gates["v9"].set()
+    await asyncio.sleep(0.01)
+    full = asyncio.create_task(ask("reg.example.com/app:v2"))
+    await asyncio.sleep(0.01)
+    assert not full.done()
+    for task in (waiting, full):
+        task.cancel()
+    await made.aclose()
+
+
+async def test_a_verification_that_outlives_the_answers_that_waited_for_it_ends_quietly() -> None:
+    store = signed("s")
+    store.gate = asyncio.Event()
+    made = executor(store, ScriptedVerifier(), settings=ExecutorSettings(verification_timeout_seconds=0.05))
+    first = asyncio.create_task(made.verify(KEY))
+    await asyncio.sleep(0.04)
+    second = asyncio.create_task(made.verify(f"reg.example.com/app@{Digest.of(b'image')}"))
+    with pytest.raises(Undecided):
+        await first
+    with pytest.raises(Undecided):
+        await second
+    store.gate.set()
+    assert (await made.verify(KEY)).is_success
+
+
+async def test_a_new_configuration_is_waited_for_whatever_the_old_one_did() -> None:
+    hangs, works = signed("s"), signed("s")
+    hangs.gate = asyncio.Event()
+    made = executor(hangs, ScriptedVerifier(), settings=impatient())
+    waiting = await late(made, KEY)
+    made.use(Snapshot(2, {"": Scope((works,), (ScriptedVerifier(),), ANY_SIGNATURE)}))
+    assert (await made.verify(KEY)).is_success
+    waiting.cancel()
+    await made.aclose()
+
+
+async def test_pods_of_one_deployment_share_the_look_up_of_their_tag() -> None:
+    store = signed("s")
+    store.tag_gates["v1"] = asyncio.Event()
+    made = executor(store, ScriptedVerifier())
+    waiting = [asyncio.create_task(made.resolve(KEY)) for _ in range(20)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    store.tag_gates["v1"].set()
+    assert set(await asyncio.gather(*waiting)) == {f"reg.example.com/app@{Digest.of(b'image')}"}
+    assert store.asked["resolve"] == 1
+    await made.resolve(KEY)
+    assert store.asked["resolve"] == 2  # nothing of it is kept: the tag may have moved
+
+
+async def test_mutation_that_hangs_is_not_waited_for_again_and_does_not_touch_verification() -> None:
+    store = signed("s")
+    store.tag_gates["v1"] = asyncio.Event()
+    made = executor(store, ScriptedVerifier(), settings=impatient())
+    waiting = await late(made, KEY, resolve=True)
+    with pytest.raises(Undecided, match="waiting for the digest of its tag"):
+        await made.resolve(KEY)
+    store.tag_gates["v2"] = asyncio.Event()
+    with pytest.raises(Undecided, match="no answer waits for it"):
+        await made.resolve("reg.example.com/app:v2")
+    assert (await made.verify(f"reg.example.com/app@{Digest.of(b'image')}")).is_success
+    store.tag_gates["v1"].set()
+    assert await waiting == f"reg.example.com/app@{Digest.of(b'image')}"
+    await made.aclose()
+
+
+async def test_overload_counts_the_look_ups_of_mutation_too() -> None:
+    store = signed("s")
+    store.tag_gates["v1"] = asyncio.Event()
+    made = executor(store, ScriptedVerifier(), settings=ExecutorSettings(max_pending=1))
+    waiting = asyncio.create_task(made.resolve(KEY))
+    await asyncio.sleep(0)
+    for ask in (made.resolve, made.verify):
+        with pytest.raises(Undecided) as caught:
+            await ask("reg.example.com/app:v2")
+        assert caught.value.code == "OVERLOADED"
+    store.tag_gates["v1"].set()
+    await waiting
 
 
 # -- the policy of a verifier decides early ---------------------------------------------------------------------------
@@ -495,8 +662,10 @@ async def test_the_first_store_that_knows_the_image_serves_it() -> None:
 async def test_mutation_pins_tags_and_leaves_digests_alone() -> None:
     made = executor(signed("s"), ScriptedVerifier())
     assert await made.resolve("[ns]reg.example.com/app:v1") == f"reg.example.com/app@{Digest.of(b'image')}"
-    pinned = f"reg.example.com/app:v1@{Digest.of(b'other')}"
-    assert await made.resolve(pinned) == pinned
+    for pinned in (f"reg.example.com/app:v1@{Digest.of(b'other')}", f"nginx@{Digest.of(b'other')}"):
+        assert await made.resolve(pinned) == pinned
+        assert await made.resolve(f"[ns]{pinned}") == pinned
+    assert await made.resolve("reg.example.com/app@" + str(Digest.of(b"a"))) == f"reg.example.com/app@{Digest.of(b'a')}"
     with pytest.raises(Refused):
         await made.resolve("reg.example.com/app:v9")
     with pytest.raises(InvalidKey):
@@ -511,8 +680,53 @@ async def test_mutation_keeps_the_tag_where_that_is_wanted() -> None:
 @pytest.mark.parametrize("before", [waived(), uncovered()])
 async def test_mutation_leaves_alone_what_no_verifier_looks_at(before: VerifierReport) -> None:
     store = signed("s")
-    assert await executor(store, ScriptedVerifier(before=before)).resolve("nginx") == "nginx"
+    made = executor(store, ScriptedVerifier(before=before))
+    assert await made.resolve("nginx") == "nginx"
+    assert await made.resolve("[team-a]nginx:1") == "nginx:1"
     assert store.asked == {}
+
+
+async def test_mutation_writes_short_names_out_because_the_pull_must_go_where_the_look_up_went() -> None:
+    made = executor(signed("s"), ScriptedVerifier())
+    assert await made.resolve("app:v1") == f"docker.io/library/app@{Digest.of(b'image')}"
+
+
+async def test_mutation_pins_what_one_verifier_waives_and_another_looks_at() -> None:
+    made = executor(signed("s"), ScriptedVerifier(before=waived()), ScriptedVerifier(name="looks"))
+    assert await made.resolve(KEY) == f"reg.example.com/app@{Digest.of(b'image')}"
+
+
+async def test_mutation_pins_with_the_resources_of_the_namespace() -> None:
+    cluster, tenant = signed("s"), ScriptedStore({"v1": Digest.of(b"theirs")})
+    made = Executor(clock=lambda: AT)
+    verifiers = (ScriptedVerifier(),)
+    made.use(
+        Snapshot(
+            1,
+            {
+                "": Scope((cluster,), verifiers, ANY_SIGNATURE),
+                "team-a": Scope((tenant,), verifiers, ANY_SIGNATURE),
+            },
+        )
+    )
+    assert await made.resolve(f"[team-a]{KEY}") == f"reg.example.com/app@{Digest.of(b'theirs')}"
+    assert await made.resolve(KEY) == f"reg.example.com/app@{Digest.of(b'image')}"
+
+
+async def test_mutation_without_verifiers_pins_all_the_same() -> None:
+    assert await executor(signed("s")).resolve(KEY) == f"reg.example.com/app@{Digest.of(b'image')}"
+
+
+@pytest.mark.parametrize("code", ["REGISTRY_UNAVAILABLE", "REGISTRY_THROTTLED"])
+async def test_mutation_gives_no_image_where_the_registry_gives_no_digest(code: str) -> None:
+    store = signed("s")
+    store.tags["v1"] = Undecided(code, "no")
+    made = executor(store, ScriptedVerifier())
+    with pytest.raises(Undecided) as caught:
+        await made.resolve(KEY)
+    assert caught.value.code == code
+    store.tags["v1"] = Digest.of(b"image")
+    assert await made.resolve(KEY) == f"reg.example.com/app@{Digest.of(b'image')}"
 
 
 # -- the log ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from structlog.testing import capture_logs
 from provider.errors import ConfigurationError, InvalidKey, Refused, Undecided
 from provider.gatekeeper.answering import KeyWork, Mutation, Verification
 from provider.gatekeeper.settings import ServerSettings
+from provider.progress import MAX_WORDS, step
 from provider.telemetry import Metrics
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -43,12 +45,14 @@ class Judge:
         self.asked: list[str] = []
         self.cancelled: list[str] = []
         self.go = asyncio.Event()
+        self.waits_for = ""
 
     async def verify(self, key: str) -> Any:
         self.asked.append(key)
         if key not in self.outcomes:
             try:
-                await self.go.wait()
+                with step(self.waits_for) if self.waits_for else nullcontext():
+                    await self.go.wait()
             except asyncio.CancelledError:
                 self.cancelled.append(key)
                 raise
@@ -148,6 +152,20 @@ async def test_n57_at_the_deadline_the_finished_keys_are_answered_and_the_others
     assert len(desk.work) == 0
     assert desk.metric("countersign_unfinished_keys") == 0
     assert values(await desk.verify("slow", "quick")) == {"slow": True, "quick": True}
+
+
+async def test_n57_late_keys_are_told_with_what_they_wait_for_grouped_and_within_bounds() -> None:
+    judge = Judge({})
+    judge.waits_for = "an answer of " + "x" * 300 + "\n.test"
+    desk = Desk(judge)
+    keys = [f"image{number}" for number in range(200)]
+    told = (await desk.verify(*keys, seconds=SOON))["systemError"]
+    what = judge.waits_for[: MAX_WORDS - 1] + "…"
+    assert told.startswith(f"DEADLINE_EXCEEDED: not decided within 0.02 s, waiting for {what} (")
+    assert "[image0, image1, " in told
+    assert "more]" in told
+    assert told.isprintable()
+    await desk.work.aclose()
 
 
 async def test_a_deadline_that_has_passed_still_answers_what_is_remembered() -> None:

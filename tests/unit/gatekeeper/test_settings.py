@@ -34,7 +34,7 @@ def test_a_server_may_stop_without_settling_and_take_any_free_port() -> None:
 
 def test_the_defaults_answer_before_the_timeouts_of_the_chart() -> None:
     settings = ServerSettings()
-    assert settings.verify_seconds < 5
-    assert settings.mutate_seconds < 2
+    assert settings.verify_seconds < 4
+    assert settings.mutate_seconds < 1
     assert settings.drain_seconds > settings.verify_seconds
     assert ListenerSettings().keepalive_seconds > 90

@@ -3,11 +3,16 @@
 Rules:
 - The address is judged when the socket is made, after DNS, for names and IP literals alike: a name that answers with
   another address the second time (DNS rebinding) gains nothing.
-- Link-local, metadata, unspecified and multicast addresses are never connected to, whoever names them.
+- Link-local, metadata, unspecified and multicast addresses are never connected to, whoever names them, with one
+  exception that no configuration and no foreign data can bring about: METADATA_ONLY, the rules of connections that ask
+  a cloud's metadata service who we are (credentials/, azure/), by URLs of their own making and without
+  redirects.
 - What the operator's configuration or an image reference names may be private. What a registry, a redirect or a
   certificate names must be public, unless it is on the same host or the operator listed it. The caller knows who named
   the host and picks the rules; a connector has one set of rules, so that its pooled connections all obey them.
 - An IPv6 address that embeds an IPv4 address is judged as the worse of the two.
+- A server that floods is cut off while it is being read: the event loop is everybody's, and a time limit comes too late
+  for what is parsed in one go. How much of a body is kept is up to who reads it.
 - A proxy is named by the operator. Through a proxy only IP literals and localhost are judged here: the proxy resolves
   names and is then the place for egress rules.
 
@@ -21,15 +26,18 @@ import base64
 import enum
 import errno
 import ipaddress
+import os
 import socket
 import ssl
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from aiohttp import AddrInfoType, TCPConnector
+from aiohttp import AddrInfoType, ClientConnectorCertificateError, ClientConnectorError, TCPConnector
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from provider.errors import ConfigurationError
@@ -42,7 +50,11 @@ DNS_CACHE_SECONDS: Final = (
 )
 KEEPALIVE_SECONDS: Final = 30.0  # below the idle limits of common load balancers (60 s), so that we close first
 MAX_REMEMBERED_HOSTS: Final = 4096  # hosts whose spelling is not looked at again: every request asks
+METADATA_ADDRESS: Final = "169.254.169.254"  # of the metadata service that Azure, AWS and Google have in common
 MAX_CONNECTIONS: Final = 1000  # sockets of one connector; far below the usual file limit of 65536
+MAX_HEADS: Final = 16  # answers to one request, all but the last of them informational (1xx); servers send one or two
+MAX_WIRE_BYTES: Final = 64 * 1024 * 1024  # of one answer with its framing; the largest wanted is a CRL of 32 MiB
+_SLICE_BYTES: Final = 16 * 1024  # parsed at once: some 700 of the smallest heads, 5 ms
 
 
 class AddressClass(enum.IntEnum):
@@ -143,16 +155,18 @@ def _embedded(address: IPAddress) -> Iterator[ipaddress.IPv4Address]:
 
 @dataclass(frozen=True, slots=True)
 class EgressRules:
-    """Which classes of address may be connected to.
+    """Which addresses may be connected to.
 
     Attributes:
-        allowed: the classes; those of NEVER_ALLOWED are never among them.
+        allowed: classes of address; those of NEVER_ALLOWED are never among them.
+        metadata_service: METADATA_ADDRESS too, although it is link-local.
 
     Raises:
         ValueError: a class that is never allowed (a programming error).
     """
 
     allowed: frozenset[AddressClass] = frozenset({AddressClass.PUBLIC})
+    metadata_service: bool = False
 
     def __post_init__(self) -> None:
         if self.allowed & NEVER_ALLOWED:
@@ -164,6 +178,8 @@ class EgressRules:
         Raises:
             EgressRefusedError: it is of a class that is not allowed, or not an IP address at all.
         """
+        if self.metadata_service and address == METADATA_ADDRESS:
+            return
         try:
             kind = classify(address)
         except ValueError:
@@ -177,6 +193,8 @@ class EgressRules:
         Raises:
             EgressRefusedError: as check_address.
         """
+        if self.metadata_service and host == METADATA_ADDRESS:
+            return
         kind = _literal_class(host)
         if kind is not None and kind not in self.allowed:
             raise EgressRefusedError(host, kind)
@@ -185,6 +203,7 @@ class EgressRules:
 PUBLIC_ONLY: Final = EgressRules()
 PRIVATE_ALLOWED: Final = EgressRules(frozenset({AddressClass.PUBLIC, AddressClass.PRIVATE}))
 LOOPBACK_ALLOWED: Final = EgressRules(PRIVATE_ALLOWED.allowed | {AddressClass.LOOPBACK})
+METADATA_ONLY: Final = EgressRules(frozenset(), metadata_service=True)
 
 
 def normalised_host(host: str) -> str:
@@ -245,7 +264,7 @@ def guarded_connector(
         rules.check_address(str(address[0]))
         return socket.socket(family=family, type=kind, proto=protocol)
 
-    return TCPConnector(
+    return _GuardedConnector(
         ssl=tls if tls is not None else tls_context(),
         limit=MAX_CONNECTIONS,
         limit_per_host=max_connections_per_host,
@@ -253,6 +272,73 @@ def guarded_connector(
         ttl_dns_cache=DNS_CACHE_SECONDS,
         socket_factory=guarded_socket,
     )
+
+
+class _GuardedConnector(TCPConnector):
+    """A connector whose connections bear floods."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # aiohttp has no public place for this; test_egress.py floods a connection, to see that it still is this one.
+        make: Callable[..., ResponseHandler] = _FloodGuard
+        self._factory = partial(make, loop=self._loop)
+
+
+class _FloodGuard(ResponseHandler):
+    """Reads the answers of one connection, and ends it when there is no end to them.
+
+    aiohttp queues every answer that it parses, asked for or not, and waits for the last after any number of `100
+    Continue`; a single read of uvloop's can bring it several megabytes, which are 300,000 of them and five seconds.
+    """
+
+    _heads = 0
+    _bytes = 0
+    _ended = False
+
+    def set_response_params(self, **params: Any) -> None:
+        """A request begins."""
+        self._heads = self._bytes = 0
+        super().set_response_params(**params)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """A head was parsed."""
+        self._heads += 1
+        if self._heads <= MAX_HEADS:
+            super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came in."""
+        for start in range(0, len(data), _SLICE_BYTES) or (0,):
+            if self._ended:
+                return
+            part = data[start : start + _SLICE_BYTES]
+            self._bytes += len(part)
+            super().data_received(part)
+            if self._heads > MAX_HEADS or self._bytes > MAX_WIRE_BYTES:
+                self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self.set_exception(HttpProcessingError(code=400, message="there is no end to the answer"))
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def connection_problem(error: ClientConnectorError | ClientConnectorCertificateError) -> str:
+    """Why a connection could not be made: words that follow the name of the host, and hold no address."""
+    if isinstance(error, ClientConnectorCertificateError):
+        verdict = getattr(error.certificate_error, "verify_message", "") or "it does not verify"
+        return f"has a TLS certificate that is not trusted: {verdict}"
+    cause = error.os_error
+    if isinstance(cause, EgressRefusedError):
+        kind = cause.kind.name.lower().replace("_", "-")
+        return f"has an address of the class {kind}, which is not connected to"
+    if isinstance(cause, socket.gaierror):
+        return "cannot be found in DNS"
+    if isinstance(cause, ssl.SSLError):
+        return f"failed the TLS handshake: {(cause.reason or 'no reason given').replace('_', ' ').lower()}"
+    # Not strerror: asyncio puts the address there, and who may name hosts need not learn where they are.
+    return f"cannot be connected to: {os.strerror(cause.errno).lower() if cause.errno else 'no reason given'}"
 
 
 def tls_context(

@@ -18,11 +18,11 @@ Sources: OCI distribution-spec 1.1; facts notary 1.2; attacks N01 to N06, N13, N
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -34,7 +34,8 @@ from provider import strict_json
 from provider.cache import ByteBoundedCache
 from provider.egress import ProxySettings
 from provider.errors import CountersignError, Refused, Undecided
-from provider.interfaces import CredentialProvider
+from provider.figures import Figure
+from provider.interfaces import Credential, CredentialProvider
 from provider.oci import (
     MAX_MANIFEST_BYTES,
     MEDIA_TYPE_ARTIFACT_MANIFEST,
@@ -48,13 +49,16 @@ from provider.oci import (
     Reference,
     Subject,
 )
+from provider.progress import Observer, Stage, current_observer, step
 from provider.stores.objects import check_object, check_size
+from provider.stores.pacing import time_limit
 from provider.stores.profile import OrasStoreSettings, Repository
 from provider.stores.referrers import next_page, referrers_tag, select
 from provider.stores.tokens import Authenticator
 from provider.stores.transport import MAX_ERROR_BYTES, Request, Response, Transport
 
 MAX_REDIRECTS: Final = 3  # of one blob; registries send one
+MAX_CREDENTIALS: Final = 4  # shown for one request, one after the other; what was refused is remembered for the next
 MAX_KEPT_BYTES: Final = 64 * 1024 * 1024  # manifests and envelopes kept; some 5,000 signed images
 KEPT_OVERHEAD: Final = 512  # bytes that a kept object costs beside its content, roughly
 MAX_REPOSITORIES: Final = 4096  # repositories of which something is remembered, such as how they list referrers
@@ -70,6 +74,9 @@ _IMAGE_TYPES: Final = ", ".join(
         MEDIA_TYPE_ARTIFACT_MANIFEST,
     )
 )
+TRACEPARENT: Final = "traceparent"  # W3C Trace Context, section 3.2
+
+_W3C_TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _LOCATION = re.compile(r"[\x21-\x7e]+")  # visible ASCII: the request line is made of it
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _NO_SUCH_API: Final = frozenset({404, 405, 501})
@@ -87,6 +94,9 @@ class OrasStore:
         credentials: where credentials come from; None for anonymous access.
         proxies: proxies of the environment.
         objects: checked objects to keep and reuse; may be shared between stores, since a digest is the same everywhere.
+        trace_header: header that registries are told the trace id in; with `traceparent` in the form of W3C Trace
+            Context. Token services and storage are not told. None for no header.
+        count_answer: told the status of each answer, None for none.
         monotonic: seconds of a clock that never goes back, for lifetimes.
 
     Raises:
@@ -101,12 +111,15 @@ class OrasStore:
         credentials: CredentialProvider | None = None,
         proxies: ProxySettings | None = None,
         objects: ObjectCache | None = None,
+        trace_header: str | None = None,
+        count_answer: Callable[[int | None], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._settings = settings or OrasStoreSettings()
         self._monotonic = monotonic
-        self._transport = Transport(self._settings, proxies, monotonic=monotonic)
+        self._trace_header = trace_header
+        self._transport = Transport(self._settings, proxies, count_answer=count_answer, monotonic=monotonic)
         self._authenticator = Authenticator(
             self._transport, credentials, timeout_seconds=self._settings.timeout_seconds, monotonic=monotonic
         )
@@ -132,7 +145,7 @@ class OrasStore:
         if reference.digest is not None:
             return Subject(reference, reference.digest)
         url, what = repository.manifest_url(reference.tag or ""), f"{reference}"
-        async with self._time_limit(what):
+        async with self._time_limit(Stage.RESOLVE, what):
             response = await self._ask(repository, _request("HEAD", url, what, accept=_IMAGE_TYPES))
             if response.status == 200 and "Docker-Content-Digest" in response.headers:
                 return Subject(reference, *_announced(repository, response))
@@ -181,7 +194,7 @@ class OrasStore:
             return check_object(descriptor, kept, what)
         url = repository.manifest_url(descriptor.digest)
         request = _request("GET", url, what, accept=descriptor.media_type, max_bytes=descriptor.size)
-        async with self._time_limit(what):
+        async with self._time_limit(Stage.FETCH, what):
             response = await self._ask(repository, request)
         data = _content(repository, descriptor, response, what)
         if response.media_type != descriptor.media_type.lower():
@@ -209,11 +222,15 @@ class OrasStore:
         if kept is not None:
             return check_object(descriptor, kept, what)
         request = _request("GET", repository.blob_url(descriptor.digest), what, max_bytes=descriptor.size)
-        async with self._time_limit(what):
+        async with self._time_limit(Stage.FETCH, what):
             response = await self._ask_following(repository, request)
         data = _content(repository, descriptor, response, what)
         self._keep(key, data)
         return data
+
+    def figures(self) -> Iterator[Figure]:
+        """How many hosts hold requests back, and how many requests there are."""
+        return self._transport.figures()
 
     async def aclose(self) -> None:
         """Close every connection and give up what is under way."""
@@ -240,12 +257,31 @@ class OrasStore:
         return response
 
     async def _ask_authorized(self, repository: Repository, request: Request) -> tuple[Response, Request]:
-        authorization = await self._authenticator.expected(repository)
+        """As _ask_once, and again with others when credentials were refused: rotated ones, or the next of several."""
+        credential = await self._authenticator.credential(repository)
+        tried: list[Credential | None] = []
+        while True:
+            try:
+                return await self._ask_once(repository, request, credential)
+            except Undecided as error:
+                tried.append(credential)
+                if error.code != "REGISTRY_UNAUTHORIZED" or len(tried) == MAX_CREDENTIALS:
+                    raise
+                credential = await self._authenticator.renew(repository, tried)
+                if credential is None:
+                    raise
+
+    async def _ask_once(
+        self, repository: Repository, request: Request, credential: Credential | None
+    ) -> tuple[Response, Request]:
+        if self._trace_header is not None and (trace := _trace(self._trace_header, current_observer())):
+            request = request.with_header(self._trace_header, trace)
+        authorization = await self._authenticator.expected(repository, credential)
         sent = request if authorization is None else request.with_header("Authorization", authorization.value)
         response = await self._transport.send(sent, repository.route)
         if response.status == 401:
             fields = response.headers.getall("WWW-Authenticate", [])
-            authorization = await self._authenticator.answer(repository, fields, authorization)
+            authorization = await self._authenticator.answer(repository, fields, credential, authorization)
             sent = request.with_header("Authorization", authorization.value)
             response = await self._transport.send(sent, repository.route)
         if response.status in (401, 403):
@@ -283,7 +319,7 @@ class OrasStore:
         name = (repository.domain, repository.path)
         if name not in self._without_api:
             url = repository.referrers_url(digest, artifact_type)
-            async with self._time_limit(what):
+            async with self._time_limit(Stage.REFERRERS, what):
                 response = await self._ask(repository, _index_request(url, what))
             if response.status == 200 and response.media_type == MEDIA_TYPE_INDEX:
                 self._with_api[name] = True
@@ -292,7 +328,7 @@ class OrasStore:
                 return
             self._check_api_absent(repository, response, what)
         tag = referrers_tag(digest)
-        async with self._time_limit(what):
+        async with self._time_limit(Stage.REFERRERS, what):
             response = await self._ask(repository, _index_request(repository.manifest_url(tag), f"{what} by tag"))
         if response.status == 404 and _says_not_found(response):
             return
@@ -339,7 +375,7 @@ class OrasStore:
             seen.add(following)
             url = following
             began = self._monotonic()
-            async with self._time_limit(what, min(left, self._settings.timeout_seconds)):
+            async with self._time_limit(Stage.REFERRERS, what, min(left, self._settings.timeout_seconds)):
                 response = await self._ask(repository, _index_request(url, what))
             left -= self._monotonic() - began
             if left <= 0:
@@ -351,13 +387,25 @@ class OrasStore:
                 raise _unexpected(repository, response, f"a further page of {what}")
 
     @asynccontextmanager
-    async def _time_limit(self, what: str, seconds: float | None = None) -> AsyncIterator[None]:
+    async def _time_limit(self, stage: Stage, what: str, seconds: float | None = None) -> AsyncIterator[None]:
         limit = self._settings.timeout_seconds if seconds is None else seconds
         try:
-            async with asyncio.timeout(limit):
-                yield
+            with step(what, stage=stage):
+                async with time_limit(limit):
+                    yield
         except TimeoutError:
             raise Undecided("REGISTRY_UNAVAILABLE", f"{what} could not be had within {limit:.3g} s") from None
+
+
+def _trace(header: str, observer: Observer | None) -> str:
+    """What the header says of the request that this is asked for; empty when there is nothing to say."""
+    if observer is None:
+        return ""
+    if header.lower() != TRACEPARENT:
+        return observer.trace_id
+    if observer.traceparent or _W3C_TRACE_ID.fullmatch(observer.trace_id) is None:
+        return observer.traceparent
+    return f"00-{observer.trace_id}-{secrets.token_hex(8)}-00"  # not sampled: nobody records the span that this names
 
 
 def _request(method: str, url: URL, what: str, *, accept: str = "*/*", max_bytes: int = MAX_ERROR_BYTES) -> Request:

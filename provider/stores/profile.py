@@ -99,6 +99,8 @@ class OrasStoreSettings:
         connect_timeout_seconds: TCP connect and TLS handshake.
         retry_backoff_seconds: mean wait before the first retry; it doubles.
         max_connections_per_host: exchanges with one host side by side; Ratify's 100.
+        throttle_wait_seconds: the longest pause that a host may ask for (429) and that is waited out; about a request's
+            deadline, since nobody waits for an answer beyond it. After a longer one requests fail at once.
 
     Raises:
         ValueError: a number that is not positive, or two profiles for one host.
@@ -114,6 +116,7 @@ class OrasStoreSettings:
     connect_timeout_seconds: float = 3.0
     retry_backoff_seconds: float = 0.1
     max_connections_per_host: int = 100
+    throttle_wait_seconds: float = 4.0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

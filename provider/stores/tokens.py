@@ -3,12 +3,15 @@
 Rules:
 - A credential goes to the registry it is for, and to a token service only on the registry's own host, on a host that
   the operator listed (tokenHosts), or on the known token host of a public registry. Nobody else, whatever a realm says.
+  What a cloud gave for its own registries (Credential.own_origin_only) stays on the registry's origin, over https.
 - A realm is https unless the registry itself is reached over plain http; its address obeys the egress rules.
 - A token is asked for with a scope of our making, to pull from the one repository, and kept under registry, realm,
   service, scope and credential: it never reaches another registry, and another credential never gets it.
 - What a registry answered once is remembered: later requests bring their token along and cost no 401.
 - A token that is refused is dropped and asked for once more. A refusal by the token service is remembered for seconds,
   so that a wrong password is not tried once for every image and the account not locked.
+- A credential that a repository refused comes after the source's others for a while. When it has no others, the first
+  is shown again: rights may have been given since. Anonymous access never comes after a credential.
 
 What does not belong here: reading credentials (credentials/), connections and retries (transport.py).
 Sources: distribution token specification, its OAuth2 variant; RFC 6750, RFC 7617; facts N01 to N06.
@@ -20,7 +23,7 @@ import asyncio
 import base64
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -29,9 +32,16 @@ from yarl import URL
 
 from provider import strict_json
 from provider.cache import SingleFlight
+from provider.challenge import Challenge, parse_challenges
 from provider.errors import Undecided
-from provider.interfaces import Credential, CredentialProvider
-from provider.stores.challenge import Challenge, parse_challenges
+from provider.interfaces import (
+    AlternativeCredentialProvider,
+    Credential,
+    CredentialProvider,
+    RenewableCredentialProvider,
+)
+from provider.lifetimes import token_lifetime_seconds
+from provider.progress import Stage, step
 from provider.stores.profile import Repository
 from provider.stores.transport import Request, Response, Transport
 
@@ -40,6 +50,9 @@ MAX_TOKENS: Final = 4096  # kept tokens: one a repository
 MAX_CHALLENGES_KEPT: Final = 4096  # registries and repositories whose challenge is remembered
 CHALLENGE_SECONDS: Final = 3600.0  # how long a challenge is remembered
 REFUSAL_SECONDS: Final = 10.0  # how long a token service's refusal is remembered
+SPURNED_SECONDS: Final = 60.0  # how long a credential that a repository refused comes after others
+MAX_SPURNED: Final = 4096  # repositories of which such credentials are remembered
+MAX_SPURNED_EACH: Final = 64  # of one repository
 DEFAULT_LIFETIME: Final = 60.0  # seconds; the specification's value when expires_in is absent
 MAX_LIFETIME: Final = 24 * 3600.0  # seconds; a registry that says more is asked again after a day
 USABLE_SHARE: Final = 0.9  # of a token's lifetime, so that none expires on its way
@@ -109,18 +122,63 @@ class Authenticator:
         self._tokens: LRUCache[_TokenKey, _Token] = LRUCache(MAX_TOKENS)
         self._flights: SingleFlight[_TokenKey, _Token] = SingleFlight()
         self._refusals: TTLCache[_TokenKey, Undecided] = TTLCache(MAX_TOKENS, REFUSAL_SECONDS, timer=monotonic)
+        self._spurned: TTLCache[tuple[str, str], frozenset[Credential | None]] = TTLCache(
+            MAX_SPURNED, SPURNED_SECONDS, timer=monotonic
+        )
         # By (registry, repository); (registry, "") holds the one to expect of a repository not seen yet.
         self._realms: TTLCache[tuple[str, str], _Realm] = TTLCache(
             MAX_CHALLENGES_KEPT, CHALLENGE_SECONDS, timer=monotonic
         )
 
-    async def expected(self, repository: Repository) -> Authorization | None:
+    async def credential(self, repository: Repository) -> Credential | None:
+        """What to answer a repository with; None for anonymous access.
+
+        Raises:
+            Undecided: CREDENTIALS_UNAVAILABLE.
+        """
+        spurned = self._spurned.get((repository.domain, repository.path))
+        found = await self._another(repository, spurned) if spurned else None
+        return found or await self._credential(repository)
+
+    async def renew(self, repository: Repository, tried: Collection[Credential | None]) -> Credential | None:
+        """Another credential for a repository that refused some: one that was rotated, or the next of several.
+
+        Args:
+            repository: who refused.
+            tried: what it refused; None stands for anonymous access.
+
+        Returns:
+            None when there is no other.
+
+        Raises:
+            Undecided: CREDENTIALS_UNAVAILABLE.
+        """
+        name = (repository.domain, repository.path)
+        spurned = frozenset(tried) | self._spurned.get(name, frozenset())
+        if len(spurned) > MAX_SPURNED_EACH:  # of a source whose credentials are new ones all the time
+            spurned = frozenset(tried)
+        if any(one is not None for one in tried):
+            self._spurned[name] = spurned
+        if isinstance(self._credentials, RenewableCredentialProvider):
+            self._credentials.refused(*name)
+        if isinstance(self._credentials, AlternativeCredentialProvider):
+            found = await self._another(repository, spurned)
+        elif isinstance(self._credentials, RenewableCredentialProvider):
+            found = await self._credential(repository)
+        else:
+            return None
+        return None if found in tried else found
+
+    async def expected(self, repository: Repository, credential: Credential | None) -> Authorization | None:
         """What to bring along to a repository before it asks; None to go without and learn what it wants.
+
+        Args:
+            repository: who will be asked.
+            credential: what to answer it with.
 
         Raises:
             Undecided: CREDENTIALS_UNAVAILABLE, REGISTRY_*.
         """
-        credential = await self._credential(repository)
         if credential is not None and credential.registry_token:
             return _bearer(credential.registry_token)
         realm = self._realms.get((repository.domain, repository.path))
@@ -137,13 +195,18 @@ class Authenticator:
             return None  # another repository's realm need not be this one's: let it say what it wants
 
     async def answer(
-        self, repository: Repository, fields: Iterable[str], refused: Authorization | None
+        self,
+        repository: Repository,
+        fields: Iterable[str],
+        credential: Credential | None,
+        refused: Authorization | None,
     ) -> Authorization:
         """What to bring along after a 401.
 
         Args:
             repository: what was asked for.
             fields: the WWW-Authenticate fields of the 401; untrusted.
+            credential: what to answer with.
             refused: what was brought along in vain; a token is dropped.
 
         Raises:
@@ -154,7 +217,7 @@ class Authenticator:
                 raise _unauthorized(repository, "refuses the credentials that are configured for it")
             self._drop(refused.key, refused.value)
         realm = _choose(repository, parse_challenges(fields))
-        authorization = await self._authorize(repository, realm, await self._credential(repository))
+        authorization = await self._authorize(repository, realm, credential)
         if authorization is None:
             raise _unauthorized(repository, "asks for a user name and password, and none are configured for it")
         expected = self._realms.get((repository.domain, ""))
@@ -171,7 +234,16 @@ class Authenticator:
     async def _credential(self, repository: Repository) -> Credential | None:
         if self._credentials is None:
             return None
-        return await self._credentials.credential(repository.domain, repository.path)
+        with step("its credentials"):
+            credential = await self._credentials.credential(repository.domain, repository.path)
+        return _checked(repository, credential)
+
+    async def _another(self, repository: Repository, spurned: Collection[Credential | None]) -> Credential | None:
+        if not isinstance(self._credentials, AlternativeCredentialProvider):
+            return None
+        with step("its credentials"):
+            credential = await self._credentials.another(repository.domain, repository.path, spurned)
+        return _checked(repository, credential)
 
     async def _authorize(
         self, repository: Repository, realm: _Realm, credential: Credential | None
@@ -198,9 +270,14 @@ class Authenticator:
     async def _ask(self, repository: Repository, key: _TokenKey) -> _Token:
         """Ask the token service, and keep what it says."""
         url = _realm_url(repository, key.realm.url or "")
-        secret = key.credential is not None
-        if secret and not repository.may_have_credentials(url):
-            host = url.host_port_subcomponent
+        host = url.host_port_subcomponent
+        if key.credential is not None and key.credential.own_origin_only and url.origin() != repository.origin:
+            raise _unauthorized(
+                repository,
+                f"wants its credentials sent to {host}, and they are for the registry itself alone",
+                remediation="A registry of a cloud names itself as its token service. See what stands in front of it.",
+            )
+        if key.credential is not None and not repository.may_have_credentials(url):
             raise _unauthorized(
                 repository,
                 f"wants its credentials sent to {host}, which is not one of its token hosts",
@@ -210,8 +287,9 @@ class Authenticator:
         request = _token_request(url, key)
         asked = self._monotonic()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                response = await self._transport.send(request, repository.token_route(url))
+            with step("", stage=Stage.TOKEN):
+                async with asyncio.timeout(self._timeout_seconds):
+                    response = await self._transport.send(request, repository.token_route(url))
         except TimeoutError:
             raise Undecided(
                 "REGISTRY_UNAVAILABLE",
@@ -226,6 +304,21 @@ class Authenticator:
         token = _Token(value, asked + min(lifetime, MAX_LIFETIME) * USABLE_SHARE)
         self._tokens[key] = token
         return token
+
+
+def _checked(repository: Repository, credential: Credential | None) -> Credential | None:
+    """A credential, if it may be shown to the registry at all.
+
+    Raises:
+        Undecided: CREDENTIALS_UNAVAILABLE.
+    """
+    if credential is not None and credential.own_origin_only and repository.origin.scheme != "https":
+        raise Undecided(
+            "CREDENTIALS_UNAVAILABLE",
+            f"the registry {repository.domain} is reached over plain http, and its credentials are for https alone",
+            remediation="Remove useHttp of the Store, or plainHttp of the registry's entry under registries.",
+        )
+    return credential
 
 
 def _choose(repository: Repository, challenges: Iterable[Challenge]) -> _Realm:
@@ -303,6 +396,8 @@ def _read_token(request: Request, response: Response) -> tuple[str, float]:
             "REGISTRY_PROTOCOL", f"{request.host} answered without a usable token, asked for {request.what}"
         )
     lifetime = answer.get("expires_in")
+    if lifetime is None:  # some say it in the token alone, as Azure does
+        lifetime = token_lifetime_seconds(value, response.headers)
     if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or lifetime <= 0:
         return value, DEFAULT_LIFETIME
     return value, float(min(lifetime, MAX_LIFETIME))

@@ -13,6 +13,8 @@ from aiohttp import web
 
 from provider.egress import (
     LOOPBACK_ALLOWED,
+    MAX_HEADS,
+    MAX_WIRE_BYTES,
     PRIVATE_ALLOWED,
     PUBLIC_ONLY,
     EgressRefusedError,
@@ -24,7 +26,7 @@ from provider.egress import (
 from provider.errors import Undecided
 from provider.oci import Reference
 from provider.stores.oras import OrasStore
-from tests.simulators.listener import Listener, RecordedRequest, Reply
+from tests.simulators.listener import Listener, RecordedRequest, Reply, raw
 from tests.simulators.registry import RegistrySimulator
 from tests.simulators.stores import QUICK, oras_store
 
@@ -144,3 +146,32 @@ class TestProxies:
         finally:
             await store.aclose()
         assert len(proxy.requests) == 1
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+FINAL = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+async def test_n22_informational_answers_are_borne_to_a_limit() -> None:
+    async with Greeter() as server, session(LOOPBACK_ALLOWED) as client:
+        server.fault("/few", raw(CONTINUE * (MAX_HEADS - 1) + FINAL))
+        server.fault("/many", raw(CONTINUE * MAX_HEADS + FINAL))
+        assert await (await client.get(server.url / "few")).text() == "hello"
+        with pytest.raises(aiohttp.ClientResponseError, match="no end"):
+            await client.get(server.url / "many")
+        assert await (await client.get(server.url)).text() == "hello"
+
+
+async def test_n22_answers_that_nobody_asked_for_are_no_answers_to_the_next_request() -> None:
+    async with Greeter() as server, session(LOOPBACK_ALLOWED) as client:
+        server.fault("/two", raw(FINAL + FINAL.replace(b"hello", b"devil")))
+        assert await (await client.get(server.url / "two")).text() == "hello"
+        assert await (await client.get(server.url)).text() == "hello"
+
+
+async def test_n15_an_answer_has_an_end_whatever_it_is_made_of() -> None:
+    async with Greeter() as server, session(LOOPBACK_ALLOWED) as client:
+        server.fault("*", raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a" * MAX_WIRE_BYTES))
+        answer = await client.get(server.url)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+import json
 import logging
 import traceback
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import pytest
 import trustme
 
+from provider.credentials.chain import CredentialChain
+from provider.credentials.docker_config import DockerConfigCredentials
 from provider.errors import Undecided
 from provider.interfaces import Credential
 from provider.oci import Descriptor, Digest, Reference
-from provider.stores.oras import OrasStore
-from provider.stores.tokens import CHALLENGE_SECONDS, REFUSAL_SECONDS
-from tests.simulators.listener import Fault, body, delay, endless, hang, headers, status
+from provider.stores.oras import MAX_CREDENTIALS, OrasStore
+from provider.stores.tokens import CHALLENGE_SECONDS, MAX_SPURNED_EACH, REFUSAL_SECONDS
+from tests.simulators.listener import Fault, Reply, body, delay, endless, hang, headers, status
 from tests.simulators.registry import SIGNATURE, RegistrySimulator, TokenIssuer, TokenServiceSimulator
 from tests.simulators.stores import QUICK, Clock, Credentials, listed, oras_store, subject_of
 
@@ -517,6 +523,112 @@ class TestWhereCredentialsGo:
         secrets = [ROBOT.password, "refresh-me-secret", "sesame-secret", *registry.issuer.issued]
         assert [secret for secret in secrets if secret in said] == []
         assert "REGISTRY_" in said
+
+
+class Rotating(Credentials):
+    """A source that reads anew when it is told of a refusal, as that of Azure, and has the next credential then."""
+
+    def __init__(self, domain: str, *passwords: str) -> None:
+        super().__init__({domain: Credential("robot", passwords[0])})
+        self._next = list(passwords[1:])
+        self.told = 0
+
+    def refused(self, domain: str, path: str) -> None:
+        self.told += 1
+        if self._next:
+            self.by_domain[domain] = Credential("robot", self._next.pop(0))
+
+
+class TestRotation:
+    """Sources that can be read anew; pull secrets have tests of their own in test_pull_secrets.py."""
+
+    @pytest.mark.parametrize("auth", ["basic", "bearer"])
+    async def test_what_was_rotated_is_shown_within_the_same_request(
+        self, registry: RegistrySimulator, auth: Literal["basic", "bearer"]
+    ) -> None:
+        image = push(registry)
+        registry.auth, registry.accounts = auth, {"robot": ROBOT.password}
+        credentials = Rotating(registry.host, "old", ROBOT.password)
+        async with oras_store(registry, credentials=credentials) as store:
+            assert await read(store, registry, image) == 1
+        assert credentials.told == 1
+
+    async def test_what_was_not_rotated_is_not_shown_twice(self, registry: RegistrySimulator) -> None:
+        image = push(registry)
+        registry.auth = "basic"
+        credentials = Rotating(registry.host, "old")
+        async with oras_store(registry, credentials=credentials) as store:
+            with pytest.raises(Undecided, match="REGISTRY_UNAUTHORIZED"):
+                await read(store, registry, image)
+        assert [request.authorization is None for request in registry.requests] == [True, False]
+
+    async def test_a_source_that_always_has_another_is_not_followed_for_ever(self, registry: RegistrySimulator) -> None:
+        image = push(registry)
+        registry.auth = "basic"
+        credentials = Rotating(registry.host, *(f"old-{number}" for number in range(200)))
+        async with oras_store(registry, credentials=credentials) as store:
+            for _ in range(30):
+                registry.requests.clear()
+                with pytest.raises(Undecided, match="REGISTRY_UNAUTHORIZED"):
+                    await read(store, registry, image)
+                assert len(registry.requests) <= 1 + MAX_CREDENTIALS
+            assert len(store._authenticator._spurned[registry.host, NAME]) <= MAX_SPURNED_EACH
+
+    async def test_all_who_were_refused_together_go_on_with_the_new_one(self, registry: RegistrySimulator) -> None:
+        """The first to come back has it read anew; the others were refused with the old one all the same."""
+        image = push(registry)
+        registry.auth = "basic"
+        registry.accounts = {"robot": "old"}
+        credentials = Rotating(registry.host, "old", ROBOT.password)
+        async with oras_store(registry, credentials=credentials) as store:
+            await read(store, registry, image)
+            registry.accounts = {"robot": ROBOT.password}
+            subject = subject_of(registry, NAME, image)
+            assert [len(one) for one in await asyncio.gather(*(listed(store, subject) for _ in range(20)))] == [1] * 20
+
+    async def test_a_docker_configuration_that_changed_meanwhile_counts_within_the_same_request(
+        self, registry: RegistrySimulator, tmp_path: Path
+    ) -> None:
+        """As when the kubelet swaps a mounted Secret just as the registry is asked."""
+        image = push(registry)
+        registry.auth, registry.accounts = "basic", {"robot": "new"}
+        path = tmp_path / "config.json"
+
+        def put(password: str) -> None:
+            path.write_text(json.dumps({"auths": {registry.host: {"username": "robot", "password": password}}}))
+
+        async def rotate(request: object, reply: Reply) -> Reply:
+            put("new")
+            return reply
+
+        put("old-password")
+        registry.fault("*/referrers/*", rotate)
+        async with oras_store(registry, credentials=DockerConfigCredentials(path)) as store:
+            assert await read(store, registry, image) == 1
+
+    async def test_of_several_sources_the_next_is_asked_when_one_was_refused(self, registry: RegistrySimulator) -> None:
+        image = push(registry)
+        registry.auth, registry.accounts = "basic", {"robot": ROBOT.password}
+        sources = [Credentials({registry.host: Credential("stranger", "x")}), robot(registry)]
+        async with oras_store(registry, credentials=CredentialChain(sources)) as store:
+            assert await read(store, registry, image) == 1
+
+    async def test_a_credential_for_https_alone_is_not_shown_over_plain_http_even_as_the_second(
+        self, registry: RegistrySimulator
+    ) -> None:
+        image = push(registry)
+        registry.auth = "basic"
+        cloud = Credential("cloud", "x", own_origin_only=True)
+        sources = [Credentials({registry.host: ROBOT}), Credentials({registry.host: cloud})]
+        async with oras_store(registry, credentials=CredentialChain(sources)) as store:
+            with pytest.raises(Undecided, match=r"CREDENTIALS_UNAVAILABLE.*for https alone"):
+                await read(store, registry, image)
+        assert {request.authorization for request in registry.requests} == {None, basic(ROBOT)}
+
+
+def basic(credential: Credential) -> str:
+    """The field that shows it."""
+    return "Basic " + base64.b64encode(f"{credential.username}:{credential.password}".encode()).decode()
 
 
 async def test_docker_hub_is_known_by_its_name_and_found_at_its_host() -> None:

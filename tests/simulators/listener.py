@@ -13,7 +13,7 @@ import asyncio
 import fnmatch
 import gzip
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -194,6 +194,12 @@ class _Switched:
     times: int | None
     method: str | None
 
+    def applies(self, request: web.Request) -> bool:
+        """Whether it would spoil the answer to this request."""
+        path = request.raw_path.partition("?")[0]
+        right = fnmatch.fnmatchcase(path, self.pattern) and self.method in (None, request.method)
+        return right and self.times != 0
+
 
 class Listener:
     """An HTTP(S) server on a free port of 127.0.0.1.
@@ -202,10 +208,16 @@ class Listener:
         tls: authority that issues the server's certificate; None for plain HTTP.
         client_ca: demand client certificates of this authority.
         host: the name that `host` and `url` carry; 127.0.0.1 or localhost, so that two simulators can be two hosts.
+        names: further names in the server's certificate, such as *.azurecr.io.
     """
 
     def __init__(
-        self, *, tls: trustme.CA | None = None, client_ca: trustme.CA | None = None, host: str = "127.0.0.1"
+        self,
+        *,
+        tls: trustme.CA | None = None,
+        client_ca: trustme.CA | None = None,
+        host: str = "127.0.0.1",
+        names: Sequence[str] = (),
     ) -> None:
         self.requests: list[RecordedRequest] = []
         self.most_at_once = 0
@@ -213,6 +225,7 @@ class Listener:
         self._tls = tls
         self._client_ca = client_ca
         self._name = host
+        self._names = names
         self._port = 0
         self._faults: list[_Switched] = []
         self._runner: web.AppRunner | None = None
@@ -275,7 +288,7 @@ class Listener:
         if self._tls is None:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._tls.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+        self._tls.issue_cert("127.0.0.1", "localhost", *self._names).configure_cert(context)
         if self._client_ca is not None:
             self._client_ca.configure_trust(context)
             context.verify_mode = ssl.CERT_REQUIRED
@@ -295,12 +308,9 @@ class Listener:
         )
         answer: Reply | web.StreamResponse = await self.reply(request)
         for switched in self._faults:
-            path = request.raw_path.partition("?")[0]
-            if not fnmatch.fnmatchcase(path, switched.pattern) or switched.method not in (None, request.method):
+            if not switched.applies(request):
                 continue
             if switched.times is not None:
-                if switched.times == 0:
-                    continue
                 switched.times -= 1
             assert isinstance(answer, Reply)
             answer = await switched.fault(request, answer)

@@ -108,8 +108,8 @@ class TokenServiceSimulator(Listener):
 class BlobStorageSimulator(Listener):
     """Where a registry redirects to for blobs. The last component of a path is a digest."""
 
-    def __init__(self, *, tls: trustme.CA | None = None, host: str = "127.0.0.1") -> None:
-        super().__init__(tls=tls, host=host)
+    def __init__(self, *, tls: trustme.CA | None = None, host: str = "127.0.0.1", names: Sequence[str] = ()) -> None:
+        super().__init__(tls=tls, host=host, names=names)
         self.blobs: dict[str, bytes] = {}
 
     async def reply(self, request: web.Request) -> Reply:
@@ -124,6 +124,7 @@ class RegistrySimulator(Listener):
         tls: authority of its certificate; None for plain HTTP.
         client_ca: demand client certificates of this authority.
         host: 127.0.0.1 or localhost.
+        names: further names in the server's certificate.
 
     Attributes:
         auth: "none", "basic" or "bearer".
@@ -144,9 +145,14 @@ class RegistrySimulator(Listener):
     """
 
     def __init__(
-        self, *, tls: trustme.CA | None = None, client_ca: trustme.CA | None = None, host: str = "127.0.0.1"
+        self,
+        *,
+        tls: trustme.CA | None = None,
+        client_ca: trustme.CA | None = None,
+        host: str = "127.0.0.1",
+        names: Sequence[str] = (),
     ) -> None:
-        super().__init__(tls=tls, client_ca=client_ca, host=host)
+        super().__init__(tls=tls, client_ca=client_ca, host=host, names=names)
         self.auth: Literal["none", "basic", "bearer"] = "none"
         self.accounts: dict[str, str] = {}
         self.issuer = TokenIssuer()

@@ -1,4 +1,4 @@
-"""The transport's pure parts: waits that are asked for, secrets in representations, renewal of client certificates."""
+"""The transport's pure parts: secrets in representations, renewal of client certificates."""
 
 from __future__ import annotations
 
@@ -8,50 +8,19 @@ from pathlib import Path
 
 import pytest
 import trustme
-from hypothesis import given
-from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from provider.errors import ConfigurationError
 from provider.stores.profile import OrasStoreSettings, RegistryProfile
 from provider.stores.transport import (
-    CERTIFICATE_CHECK_SECONDS,
-    MAX_RETRY_AFTER,
+    FILE_CHECK_SECONDS,
     Request,
     Response,
     Transport,
     _ProfileTls,
-    retry_after_seconds,
 )
 from tests.simulators.stores import Clock
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({}, None),
-        ({"Retry-After": "7"}, 7),
-        ({"Retry-After": " 0 "}, 0),
-        ({"Retry-After": "999999999999999999999"}, MAX_RETRY_AFTER),
-        ({"Retry-After": "-1"}, None),
-        ({"Retry-After": "soon"}, None),
-        ({"Retry-After": "٣"}, None),
-        ({"Retry-After": "Wed, 21 Oct 2026 07:28:30 GMT", "Date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 30),
-        ({"Retry-After": "Wed, 21 Oct 2026 07:28:30 -0000", "Date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 30),
-        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT", "Date": "Wed, 21 Oct 2026 07:28:30 GMT"}, 0),
-        ({"Retry-After": "Wed, 21 Oct 2126 07:28:30 GMT", "Date": "Wed, 21 Oct 2026 07:28:00 GMT"}, MAX_RETRY_AFTER),
-        ({"Retry-After": "Wed, 21 Oct 2026 07:28:30 GMT"}, None),
-    ],
-)
-def test_the_wait_that_is_asked_for_is_read_without_a_clock(fields: dict[str, str], expected: float | None) -> None:
-    assert retry_after_seconds(fields) == expected
-
-
-@given(st.text(max_size=40), st.text(max_size=40))
-def test_any_wait_is_within_bounds_or_none(wait: str, date: str) -> None:
-    seconds = retry_after_seconds({"Retry-After": wait, "Date": date})
-    assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER
 
 
 def test_n11_requests_and_answers_show_no_secrets() -> None:
@@ -109,20 +78,25 @@ def test_a_renewed_client_certificate_is_taken_up_and_a_broken_one_is_not(tmp_pa
     second = renew()
     own.refresh()
     assert shown() == first, "the files are looked at now and then, not at every request"
-    clock.now += CERTIFICATE_CHECK_SECONDS
+    clock.now += FILE_CHECK_SECONDS
     own.refresh()
     assert shown() == second
+    context, foreign = own.context, own.foreign
+    clock.now += FILE_CHECK_SECONDS
+    own.refresh()
+    assert own.context is context, "new contexts cost every connection, and are made for a change alone"
+    assert own.foreign is foreign
     os.truncate(certificate, 100)
-    clock.now += CERTIFICATE_CHECK_SECONDS
+    clock.now += FILE_CHECK_SECONDS
     own.refresh()
     assert shown() == second
     third = renew()
-    clock.now += CERTIFICATE_CHECK_SECONDS
+    clock.now += FILE_CHECK_SECONDS
     own.refresh()
     assert shown() == third
     certificate.unlink()
-    clock.now += CERTIFICATE_CHECK_SECONDS
+    clock.now += FILE_CHECK_SECONDS
     own.refresh()
-    clock.now += CERTIFICATE_CHECK_SECONDS
+    clock.now += FILE_CHECK_SECONDS
     own.refresh()
     assert shown() == third

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider.stores.challenge import MAX_CHALLENGES, MAX_FIELD_LENGTH, Challenge, parse_challenges
+from provider.challenge import MAX_CHALLENGES, MAX_FIELD_LENGTH, Challenge, parse_challenges
 
 REALM = "https://auth.example.test/token?a=b"
 

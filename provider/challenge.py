@@ -10,7 +10,7 @@ Rules:
 - More lenient than the grammar in one point: an unquoted value may hold the characters of a URL, as some registries
   write `realm=https://...`.
 
-What does not belong here: which scheme is answered and with what (tokens.py).
+What does not belong here: which scheme is answered and with what (stores/tokens.py, credentials/azure.py).
 """
 
 from __future__ import annotations

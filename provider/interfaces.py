@@ -14,10 +14,10 @@ What does not belong here: implementations, defaults, wire formats.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from provider.notation.certificates import Certificate
 from provider.oci import Descriptor, Reference, Subject
@@ -129,11 +129,16 @@ class KeyMaterial:
         certificates: for trust stores, in the order given, duplicates removed.
         public_keys: SubjectPublicKeyInfo DER of bare public keys, by name.
         properties: what `status.properties` of the resource shows (facts only, no key material).
+        missing: what should be here and could not be had, in words. While there is something, a signer who is not among
+            these is not known to be a stranger.
+        as_of: when the oldest part of it was last seen to be so (aware, UTC); None for what does not age.
     """
 
     certificates: tuple[Certificate, ...] = ()
     public_keys: Mapping[str, bytes] = field(default_factory=dict)
     properties: Mapping[str, object] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    as_of: datetime | None = None
 
 
 class KeyManagementProvider(Protocol):
@@ -200,12 +205,15 @@ class Credential:
         password: secret.
         identity_token: OAuth2 refresh token for the registry's token service; secret.
         registry_token: a bearer token to send as it is; secret.
+        own_origin_only: it goes over https to the registry's own origin and nowhere else, whatever token hosts are
+            listed: for what a cloud's identity was exchanged for.
     """
 
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     registry_token: str = field(default="", repr=False)
+    own_origin_only: bool = False
 
 
 class CredentialProvider(Protocol):
@@ -220,5 +228,36 @@ class CredentialProvider(Protocol):
 
         Raises:
             Undecided: CREDENTIALS_UNAVAILABLE, when this source is meant for the registry and failed.
+        """
+        ...
+
+
+@runtime_checkable
+class RenewableCredentialProvider(CredentialProvider, Protocol):
+    """A source that keeps what it has read, and can read it anew when a registry would not have it."""
+
+    def refused(self, domain: str, path: str) -> None:
+        """Told that a registry refused the credential: it may have been rotated, so do not give it again unread.
+
+        Reading anew too often is for the source to prevent: whoever names an image decides how often a registry
+        refuses.
+        """
+        ...
+
+
+@runtime_checkable
+class AlternativeCredentialProvider(CredentialProvider, Protocol):
+    """A source that may have several credentials for one repository, of which not all are good for it."""
+
+    async def another(self, domain: str, path: str, refused: Collection[Credential | None]) -> Credential | None:
+        """A credential for a repository that is none of those that its registry refused; None when there is none.
+
+        Args:
+            domain: registry host with port, normalised.
+            path: repository path.
+            refused: what the registry would not have; None stands for anonymous access.
+
+        Raises:
+            Undecided: CREDENTIALS_UNAVAILABLE, as `credential` does, when it is not known whether there is another.
         """
         ...

@@ -12,9 +12,11 @@ Rules:
   standard input, a limited time to answer and a limited answer.
 - What a source says of a registry is used or is an error; a broken entry never becomes anonymous access.
 - The file is read again when it changes. One that cannot be read as a configuration any more leaves the last good one.
+- A helper's answer is kept for a while; when a registry refuses what was in it, the helper is asked again, but not
+  oftener than every REFUSAL_PAUSE_SECONDS: whoever names an image decides how often a registry refuses.
 
-What does not belong here: what is done with a credential (stores/), pull secrets of Kubernetes (they hold the same
-document: use DockerConfig.parse).
+What does not belong here: what is done with a credential (stores/), which entry of a pull secret of Kubernetes counts
+(pull_secrets.py; their entries are read here).
 Sources: docker/cli "config.json" and "Credential helper protocol"; Kubernetes "Images: config.json"; attack N08.
 """
 
@@ -46,6 +48,7 @@ MAX_HELPER_BYTES: Final = 256 * 1024  # of a helper's answer; tokens of clouds r
 HELPER_TIMEOUT_SECONDS: Final = 5.0  # of one run of a helper; cloud helpers ask over the network
 KILL_SECONDS: Final = 2.0  # until a killed process is gone; it takes milliseconds
 HELPER_KEEP_SECONDS: Final = 300.0  # how long a helper's answer is used; cloud tokens live for an hour or more
+REFUSAL_PAUSE_SECONDS: Final = 30.0  # between two runs of a helper that refusals of a registry cause
 MAX_KEPT_ANSWERS: Final = 1024
 
 DOCKER_HUB: Final = "docker.io"
@@ -90,11 +93,7 @@ class DockerConfig:
         if not isinstance(document, dict):
             raise _invalid(source, [("", "is not a JSON object")])
         faults: list[tuple[str, str]] = []
-        entries: dict[tuple[str, ...], Credential | str | None] = {}
-        for key, entry in _mapping(document, "auths", faults).items():
-            scope = _scope(key)
-            if entries.get(scope) is None:  # two spellings of one registry: the first that says something
-                entries[scope] = _read_entry(entry)
+        entries = read_auths(_mapping(document, "auths", faults))
         helpers: dict[str, str] = {}
         for key, name in _mapping(document, "credHelpers", faults).items():
             helpers[_scope(key)[0]] = _helper_name(name, "credHelpers", faults)
@@ -123,6 +122,20 @@ class DockerConfig:
         return self.helpers.get(domain.lower(), self.default_helper)
 
 
+def read_auths(auths: Mapping[str, Any]) -> dict[tuple[str, ...], Credential | str | None]:
+    """Read `auths` of a configuration, as DockerConfig.entries has it.
+
+    Args:
+        auths: the member; untrusted.
+    """
+    entries: dict[tuple[str, ...], Credential | str | None] = {}
+    for key, entry in auths.items():
+        scope = _scope(key)
+        if entries.get(scope) is None:  # two spellings of one registry: the first that says something
+            entries[scope] = _read_entry(entry)
+    return entries
+
+
 class DockerConfigCredentials:
     """Credentials from a Docker configuration file on disk. To be closed with `aclose`.
 
@@ -149,7 +162,8 @@ class DockerConfigCredentials:
         self._helper_environment = helper_environment
         self._stamp: object = None
         self._config: DockerConfig | None = None
-        self._answers: TTLCache[tuple[str, str], Credential | None] = TTLCache(
+        self._monotonic = monotonic
+        self._answers: TTLCache[tuple[str, str], tuple[Credential | None, float]] = TTLCache(
             MAX_KEPT_ANSWERS, HELPER_KEEP_SECONDS, timer=monotonic
         )
         self._flights: SingleFlight[tuple[str, str], Credential | None] = SingleFlight()
@@ -166,10 +180,18 @@ class DockerConfigCredentials:
             return None
         name = config.helper(domain)
         if name:
-            found = await self._ask_helper(name, DOCKER_HUB_KEY if domain == DOCKER_HUB else domain)
+            found = await self._ask_helper(name, _server(domain))
             if found is not None:
                 return found
         return config.lookup(domain, path)
+
+    def refused(self, domain: str, path: str) -> None:  # noqa: ARG002 - helpers know registries alone
+        """A registry refused: what its helper said is asked for again. The file is looked at every time anyway."""
+        if self._config is not None:
+            key = (self._config.helper(domain), _server(domain))
+            _, asked = self._answers.get(key, (None, self._monotonic()))
+            if self._monotonic() >= asked + REFUSAL_PAUSE_SECONDS:
+                del self._answers[key]
 
     async def aclose(self) -> None:
         """Give up the helpers under way."""
@@ -210,9 +232,10 @@ class DockerConfigCredentials:
     async def _ask_helper(self, name: str, server: str) -> Credential | None:
         key = (name, server)
         if key in self._answers:
-            return self._answers[key]
+            return self._answers[key][0]
+        asked = self._monotonic()
         found = await self._flights.run(key, lambda: self._run_helper(name, server))
-        self._answers[key] = found
+        self._answers[key] = (found, asked)
         return found
 
     async def _run_helper(self, name: str, server: str) -> Credential | None:
@@ -295,6 +318,11 @@ class _Conversation(asyncio.SubprocessProtocol):
     def _check_ended(self) -> None:
         if self._closed and self._exited.is_set():
             self._ended.set()
+
+
+def _server(domain: str) -> str:
+    """What helpers know a registry by."""
+    return DOCKER_HUB_KEY if domain == DOCKER_HUB else domain
 
 
 def _read_helper_answer(program: str, output: bytes) -> Credential:

@@ -15,7 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider.credentials.docker_config import HELPER_KEEP_SECONDS, DockerConfig, DockerConfigCredentials
+from provider.credentials.docker_config import (
+    HELPER_KEEP_SECONDS,
+    REFUSAL_PAUSE_SECONDS,
+    DockerConfig,
+    DockerConfigCredentials,
+)
 from provider.errors import ConfigurationError, Undecided
 from provider.interfaces import Credential
 from tests.simulators.stores import Clock
@@ -292,6 +297,26 @@ class TestHelpers:
         clock.now += HELPER_KEEP_SECONDS + 1
         await source.credential("reg.test", "a")
         assert len(helpers.calls) == 2
+
+    async def test_a_helper_is_asked_again_when_a_registry_refused_but_not_for_every_refusal(
+        self, helpers: Helpers
+    ) -> None:
+        helpers.add("vault", ANSWER)
+        clock = Clock()
+        source = helpers.source(clock, credHelpers={"reg.test": "vault"}, auths={"other.test": entry("file")})
+        source.refused("reg.test", "a")
+        await source.credential("reg.test", "a")
+        clock.now += REFUSAL_PAUSE_SECONDS - 1
+        source.refused("reg.test", "a")
+        await source.credential("reg.test", "a")
+        assert len(helpers.calls) == 1
+        clock.now += 1
+        source.refused("other.test", "a")
+        await source.credential("reg.test", "a")
+        assert len(helpers.calls) == 1
+        source.refused("reg.test", "a")
+        helpers.add("vault", ANSWER.replace("from-helper", "rotated"))
+        assert await source.credential("reg.test", "a") == Credential("robot", "rotated")
 
     async def test_docker_hub_is_asked_for_under_its_old_name(self, helpers: Helpers) -> None:
         helpers.add("desktop", ANSWER.replace("'robot'", "'<token>'"))

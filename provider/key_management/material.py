@@ -86,6 +86,20 @@ def read_public_key(data: bytes) -> bytes:
         key = load_der_public_key(blocks[0].content)
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigurationError("CERTIFICATE_INVALID", "the PEM block is not a SubjectPublicKeyInfo") from None
+    check_public_key(key)
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def check_public_key(key: object) -> None:
+    """Check that a public key is of a kind that signatures of the supported formats are made with.
+
+    Args:
+        key: a key of the package cryptography.
+
+    Raises:
+        ConfigurationError: CERTIFICATE_INVALID: another algorithm than RSA and ECDSA on a NIST curve, or an RSA key
+            that is too short.
+    """
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < MIN_RSA_BITS:
             raise ConfigurationError(
@@ -100,4 +114,3 @@ def read_public_key(data: bytes) -> bytes:
             "the public key's algorithm is not supported",
             expected="RSA, or ECDSA P-256, P-384, P-521",
         )
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

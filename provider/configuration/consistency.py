@@ -11,7 +11,8 @@ What does not belong here: a resource by itself (documents.py), live objects (as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Final
 
@@ -20,15 +21,19 @@ from provider.configuration.key_providers import InlineParameters
 from provider.configuration.policies import ConfigPolicyParameters
 from provider.configuration.resources import Component, Resource, ResourceSet
 from provider.configuration.sections import join, step, suggest
+from provider.configuration.short_lived import find_short_lived
 from provider.configuration.verifiers import NotationParameters, TrustStoreEntry, TrustStoreKey
 from provider.errors import ConfigurationError, Fault
 from provider.notation.certificates import check_timestamp_trust_anchor, check_trust_anchor
 from provider.notation.trust_policy import StoreType
 
-MAX_SUGGESTED: Final = 100  # names that a misspelled one is compared with
+MAX_SUGGESTED: Final = 30  # names that a misspelled one is compared with; each may take a tenth of a millisecond
+MAX_COMPARED: Final = (
+    20  # misspelled names of a set that are compared; whoever writes Verifiers chooses how many there are
+)
 
 _WHOLE: Final = "configuration"  # the source of findings that belong to no file
-_STORES: Final = "spec.parameters.verificationCertStores"
+STORES_PATH: Final = "spec.parameters.verificationCertStores"  # faults beneath it are about key providers
 _POLICY: Final = "spec.parameters.trustPolicyDoc"
 
 
@@ -42,6 +47,16 @@ def check_set(resources: ResourceSet, findings: Findings) -> None:
     _Check(resources, findings).run()
 
 
+def check_completeness(resources: ResourceSet, findings: Findings) -> None:
+    """Check only whether a set has what it takes to decide; a part of `check_set`.
+
+    Args:
+        resources: the set.
+        findings: as for `check_set`.
+    """
+    _Check(resources, findings).completeness()
+
+
 class _Check:
     """One run over one set."""
 
@@ -49,6 +64,7 @@ class _Check:
         self._resources = resources
         self._findings = findings
         self._used: set[str] = set()  # labels of key providers that a trust store uses
+        self._compared = 0
 
     def run(self) -> None:
         self._names()
@@ -59,7 +75,7 @@ class _Check:
         for namespace in ("", *self._resources.namespaces):
             self._stores(namespace)
             self._policies(namespace)
-        self._completeness()
+        self.completeness()
 
     # -- names ----------------------------------------------------------------------------------------------------
 
@@ -81,12 +97,34 @@ class _Check:
                     near = suggest(_store_name(store), map(_store_name, stores))
                     self._fault(verifier, path, f"{_store_name(store)} is not in verificationCertStores{near}")
         for store, entry in stores.items():
-            path = join(_STORES, entry.path)
+            path = join(STORES_PATH, entry.path)
             if store not in named:
                 self._warn(verifier, path, f"no statement of the trust policy uses {_store_name(store)}")
             for index, reference in enumerate(entry.references):
                 self._reference(verifier, store, reference, path + step(index))
         self._twins(verifier, stores)
+        self._short_lived(verifier, parameters)
+
+    def _short_lived(self, verifier: Resource, parameters: NotationParameters) -> None:
+        """Signers whose certificates end within days, and no time-stamp that would outlive them."""
+        stores = parameters.verification_cert_stores
+        for number, statement in enumerate(parameters.trust_policy_doc.statements):
+            references = (
+                reference
+                for store in statement.trust_stores
+                if store[0] is StoreType.CA and store in stores
+                for reference in stores[store].references
+            )
+            providers = (self._resources.find_key_provider(one, verifier.namespace) for one in references)
+            known = (
+                certificate
+                for provider in providers
+                if provider is not None and isinstance(provider.parameters, InlineParameters)
+                for certificate in provider.parameters.material().certificates
+            )
+            problem = find_short_lived(statement, known)
+            if problem is not None:
+                self._warn(verifier, f"{_POLICY}.trustPolicies[{number}].trustStores", problem)
 
     def _reference(self, verifier: Resource, store: TrustStoreKey, reference: str, path: str) -> None:
         provider = self._resources.find_key_provider(reference, verifier.namespace)
@@ -128,15 +166,28 @@ class _Check:
         """Why a Verifier of `namespace` finds no key provider by this reference."""
         _, _, name = reference.rpartition("/")
         missing = f"there is no KeyManagementProvider {reference} within reach"
-        for provider in self._resources.key_providers:
-            if provider.name != name:
-                continue
+        for provider in self._namesakes.get(name, ()):
+            if namespace and provider.namespace not in ("", namespace):
+                continue  # a tenant is not told what others have
             if self._resources.find_key_provider(provider.reference, namespace) is provider:
                 return f"{missing}; did you mean {provider.reference}?"
             return f"{missing}: {provider.label} serves the Verifiers of its namespace only"
-        known = sorted({provider.reference for provider in self._resources.key_providers})
-        reachable = (one for one in known if self._resources.find_key_provider(one, namespace))
-        return f"{missing}{suggest(reference, islice(reachable, MAX_SUGGESTED))}"
+        self._compared += 1
+        if self._compared > MAX_COMPARED:
+            return missing
+        reachable = (one for one in self._references if self._resources.find_key_provider(one, namespace))
+        return f"{missing}{_suggest(reference, tuple(islice(reachable, MAX_SUGGESTED)))}"
+
+    @cached_property
+    def _namesakes(self) -> Mapping[str, Sequence[Resource]]:
+        namesakes: dict[str, list[Resource]] = {}
+        for provider in self._resources.key_providers:
+            namesakes.setdefault(provider.name, []).append(provider)
+        return namesakes
+
+    @cached_property
+    def _references(self) -> Sequence[str]:
+        return sorted({provider.reference for provider in self._resources.key_providers})
 
     def _twins(self, verifier: Resource, stores: Mapping[TrustStoreKey, TrustStoreEntry]) -> None:
         """Two stores of one type over the same providers: what comes of writing ca where tsa was meant."""
@@ -145,7 +196,7 @@ class _Check:
             earlier = first.setdefault((store[0], tuple(sorted(entry.references))), store)
             if earlier != store:
                 same = f"{_store_name(store)} holds the same as {_store_name(earlier)}"
-                self._warn(verifier, join(_STORES, entry.path), f"{same}: was another type or provider meant?")
+                self._warn(verifier, join(STORES_PATH, entry.path), f"{same}: was another type or provider meant?")
 
     # -- key providers --------------------------------------------------------------------------------------------
 
@@ -155,33 +206,35 @@ class _Check:
             shadows = {(provider.namespace, provider.name)}
             if provider.namespace == self._resources.home:
                 shadows.add(("", provider.name))
+            if provider.label in self._used:
+                continue
             if provider.is_former_store and shadows & names:
                 self._warn(provider, "metadata.name", "is not used: a KeyManagementProvider of its name goes before")
-            elif provider.label not in self._used and not self._lacks_broken(Component.VERIFIER):
+            elif not self._lacks_broken(Component.VERIFIER):
                 self._warn(provider, "", "no trust store of a Verifier uses it")
 
     # -- scopes ---------------------------------------------------------------------------------------------------
 
     def _stores(self, namespace: str) -> None:
-        stores = [store for store in self._resources.stores if store.namespace == namespace]
+        stores = self._resources.own(Component.STORE, namespace)
         for store in stores[1:]:
             asked = f"is asked only for images that {stores[0].label} does not have"
             self._warn(store, "", f"{asked}: Stores are asked in the order of their names")
 
     def _policies(self, namespace: str) -> None:
         """Required types that nobody verifies."""
-        verifiers = self._resources.in_scope(self._resources.verifiers, namespace)
+        verifiers = self._resources.in_scope(Component.VERIFIER, namespace)
         judged = {kind for verifier in verifiers for kind in verifier.artifact_types}
         if ANY_TYPE in judged or self._lacks_broken(Component.VERIFIER):
             return
-        for policy in self._resources.policies:
-            if policy.namespace != namespace or not isinstance(policy.parameters, ConfigPolicyParameters):
+        for policy in self._resources.own(Component.POLICY, namespace):
+            if not isinstance(policy.parameters, ConfigPolicyParameters):
                 continue
             for kind in sorted(policy.parameters.rules.keys() - judged):
                 path = join("spec.parameters.artifactVerificationPolicies", step(kind))
                 self._warn(policy, path, "no Verifier judges this type: every image is refused")
 
-    def _completeness(self) -> None:
+    def completeness(self) -> None:
         """A scope decides when it has all three; without any scope that does there is no configuration."""
         incomplete = {namespace: self._missing(namespace) for namespace in ("", *self._resources.namespaces)}
         missing = incomplete[""]
@@ -197,14 +250,8 @@ class _Check:
             self._findings.faults.append(Fault(_WHOLE, "", "", message))
 
     def _missing(self, namespace: str) -> tuple[Component, ...]:
-        deciding = {
-            Component.STORE: self._resources.stores,
-            Component.VERIFIER: self._resources.verifiers,
-            Component.POLICY: self._resources.policies,
-        }
-        return tuple(
-            component for component, all_of_it in deciding.items() if not self._resources.in_scope(all_of_it, namespace)
-        )
+        deciding = (Component.STORE, Component.VERIFIER, Component.POLICY)
+        return tuple(component for component in deciding if not self._resources.in_scope(component, namespace))
 
     def _lacks_broken(self, component: Component) -> bool:
         return any(broken is component for broken, _, _ in self._findings.broken)
@@ -216,6 +263,10 @@ class _Check:
 
     def _warn(self, resource: Resource, path: str, message: str) -> None:
         self._findings.warnings.append(Fault(resource.source, resource.label, path, message))
+
+
+# A cluster's set is checked anew with each change, and mostly has the names that it had before.
+_suggest: Final = lru_cache(maxsize=1024)(suggest)
 
 
 def _named_stores(parameters: NotationParameters) -> dict[TrustStoreKey, str]:

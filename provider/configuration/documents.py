@@ -37,6 +37,8 @@ from provider.configuration.resources import (
     ResourceObject,
 )
 from provider.configuration.sections import (
+    NAMESPACE_NAME,
+    OBJECT_NAME,
     Flaw,
     Section,
     SectionT,
@@ -55,9 +57,6 @@ MAX_LIST_ITEMS: Final = 10_000  # of one document of kind List
 ANY_TYPE: Final = "*"
 
 _MAX_GROUP: Final = 253  # characters, as Kubernetes allows
-_LABEL: Final = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"  # RFC 1123, as Kubernetes demands
-_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
-_NAMESPACE: Final = re.compile(rf"(?=.{{1,63}}\Z){_LABEL}")
 _TYPE_PART: Final = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"  # RFC 6838 section 4.2
 _ARTIFACT_TYPE: Final = re.compile(f"{_TYPE_PART}/{_TYPE_PART}")
 
@@ -128,6 +127,7 @@ class _Reader:
         self._home = home
         self._root = root
         self._label = ""
+        self._tenant = ""  # the namespace, when the resource belongs to one that is not the provider's own
         self._sound = True
 
     def read(self) -> Iterator[Resource]:
@@ -203,7 +203,7 @@ class _Reader:
             return name, namespace if entry.namespaced else ""
         if entry.component is Component.POLICY and name != POLICY_NAME:
             self._fault("metadata.name", f"must be {POLICY_NAME}, found {quote(name)}: no other Policy is evaluated")
-        elif _NAME.fullmatch(name) is None:
+        elif OBJECT_NAME.fullmatch(name) is None:
             self._fault("metadata.name", f"must be a Kubernetes name (a-z, 0-9, '-', '.'), found {quote(name)}")
         return name, self._namespace(kind, entry, namespace)
 
@@ -216,7 +216,7 @@ class _Reader:
             return self._home
         if not namespace:
             self._fault("metadata.namespace", f"is required: a {kind} decides for one namespace")
-        elif _NAMESPACE.fullmatch(namespace) is None:
+        elif NAMESPACE_NAME.fullmatch(namespace) is None:
             self._fault("metadata.namespace", f"must be a Kubernetes namespace, found {quote(namespace)}")
         return namespace
 
@@ -226,6 +226,7 @@ class _Reader:
         raw = self._value.get("spec")
         if not isinstance(raw, dict):
             return None  # a fault already
+        self._tenant = "" if kind == CERTIFICATE_STORE and namespace == self._home else namespace
         self._examine(entry.spec, raw, "spec")
         key, type_name = _type_of(kind, raw)
         parameters = self._parameters(kind, entry.component, raw.get("parameters"), f"spec.{key}", type_name)
@@ -306,7 +307,7 @@ class _Reader:
     # -- telling --------------------------------------------------------------------------------------------------
 
     def _examine(self, model: type[SectionT], value: Any, path: str) -> SectionT | None:
-        section, flaws = inspect(model, value, Surroundings(self._place.folder))
+        section, flaws = inspect(model, value, Surroundings(self._place.folder, self._tenant))
         self._tell(path, flaws)
         return section
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -70,8 +70,10 @@ async def watch(
     *,
     home: str = PROVIDER_NAMESPACE,
     poll_seconds: float = POLL_SECONDS,
-) -> AsyncIterator[ResourceSet]:
+) -> AsyncGenerator[ResourceSet, ConfigurationError | None]:
     """Yield the good sets of a file or folder, the first as soon as there is one, then each that differs.
+
+    Whoever sends the ConfigurationError back that a set led to (`asend`) has it reported.
 
     Args:
         path: a manifest, or a folder of them.
@@ -93,7 +95,9 @@ async def watch(
             else:
                 if resources.digest != good:
                     good = resources.digest
-                    yield resources
+                    outcome = yield resources
+                    if outcome is not None:
+                        report(outcome)
         seen = look.digest
         await asyncio.sleep(poll_seconds)
 

@@ -6,6 +6,8 @@ Rules:
 - CertificateStore is Ratify's former key management provider and becomes one.
 - A key provider of one namespace serves the Verifiers of that namespace only: who may write there must not decide what
   the cluster trusts.
+- A resource of a cluster that cannot be used has a place in the set (Unusable): left out without a trace, a tenant's
+  Verifier would be replaced by the cluster's, and a check that was asked for would not be made.
 
 What does not belong here: reading documents (documents.py), files (manifests.py), the Kubernetes API (cluster.py), what
 resources say of each other (consistency.py), live objects (assembly.py).
@@ -19,12 +21,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from provider.configuration.key_providers import InlineParameters
+from provider.configuration.key_providers import AzureKeyVaultParameters, InlineParameters
 from provider.configuration.policies import ConfigPolicyParameters
 from provider.configuration.sections import Section, Text
 from provider.configuration.stores import OciLayoutParameters, OrasParameters
 from provider.configuration.verifiers import NotationParameters
 from provider.errors import Fault
+from provider.notation.trust_policy import StoreType
 
 GROUP: Final = "config.ratify.deislabs.io"
 VERSION: Final = "v1beta1"
@@ -45,10 +48,19 @@ class Component(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class KindEntry:
-    """What a kind stands for."""
+    """What a kind stands for.
+
+    Attributes:
+        component: what it configures.
+        spec: model of its `spec`.
+        plural: its name in the API.
+        namespaced: it belongs to a namespace.
+        former_version: it is served as FORMER_VERSION too.
+    """
 
     component: Component
     spec: type[Section]
+    plural: str
     namespaced: bool = False
     former_version: bool = False
 
@@ -99,7 +111,7 @@ class KeyManagementProviderSpec(Section):
 
     Attributes:
         type: the type.
-        refresh_interval: how often to load again, as Go writes durations; empty: never.
+        refresh_interval: how often to load again, as Go writes durations; empty: as the type has it.
         parameters: of the type.
     """
 
@@ -152,16 +164,30 @@ class ResourceObject(Section):
     status: Any = None
 
 
+class Unusable(Section):
+    """In the place of a resource's parameters: it is there and cannot be used, so that what depends on it is denied.
+
+    Attributes:
+        reason: why, in the words of its first fault; for whoever asks why an image is denied.
+    """
+
+    reason: Text
+
+
 KINDS: Final[Mapping[str, KindEntry]] = {
-    "Store": KindEntry(Component.STORE, StoreSpec, former_version=True),
-    "NamespacedStore": KindEntry(Component.STORE, StoreSpec, namespaced=True),
-    "Verifier": KindEntry(Component.VERIFIER, VerifierSpec, former_version=True),
-    "NamespacedVerifier": KindEntry(Component.VERIFIER, VerifierSpec, namespaced=True),
-    "KeyManagementProvider": KindEntry(Component.KEY_PROVIDER, KeyManagementProviderSpec),
-    "NamespacedKeyManagementProvider": KindEntry(Component.KEY_PROVIDER, KeyManagementProviderSpec, namespaced=True),
-    "Policy": KindEntry(Component.POLICY, PolicySpec, former_version=True),
-    "NamespacedPolicy": KindEntry(Component.POLICY, PolicySpec, namespaced=True),
-    CERTIFICATE_STORE: KindEntry(Component.KEY_PROVIDER, CertificateStoreSpec, namespaced=True, former_version=True),
+    "Store": KindEntry(Component.STORE, StoreSpec, "stores", former_version=True),
+    "NamespacedStore": KindEntry(Component.STORE, StoreSpec, "namespacedstores", namespaced=True),
+    "Verifier": KindEntry(Component.VERIFIER, VerifierSpec, "verifiers", former_version=True),
+    "NamespacedVerifier": KindEntry(Component.VERIFIER, VerifierSpec, "namespacedverifiers", namespaced=True),
+    "KeyManagementProvider": KindEntry(Component.KEY_PROVIDER, KeyManagementProviderSpec, "keymanagementproviders"),
+    "NamespacedKeyManagementProvider": KindEntry(
+        Component.KEY_PROVIDER, KeyManagementProviderSpec, "namespacedkeymanagementproviders", namespaced=True
+    ),
+    "Policy": KindEntry(Component.POLICY, PolicySpec, "policies", former_version=True),
+    "NamespacedPolicy": KindEntry(Component.POLICY, PolicySpec, "namespacedpolicies", namespaced=True),
+    CERTIFICATE_STORE: KindEntry(
+        Component.KEY_PROVIDER, CertificateStoreSpec, "certificatestores", namespaced=True, former_version=True
+    ),
 }
 
 PARAMETERS: Final[Mapping[tuple[Component, str], type[Section]]] = {
@@ -169,12 +195,12 @@ PARAMETERS: Final[Mapping[tuple[Component, str], type[Section]]] = {
     (Component.STORE, "oci-layout"): OciLayoutParameters,
     (Component.VERIFIER, "notation"): NotationParameters,
     (Component.KEY_PROVIDER, "inline"): InlineParameters,
+    (Component.KEY_PROVIDER, "azurekeyvault"): AzureKeyVaultParameters,
     (Component.POLICY, "config-policy"): ConfigPolicyParameters,
 }
 
 LATER: Final[Mapping[tuple[Component, str], str]] = {
     (Component.VERIFIER, "cosign"): "is not supported by this version",
-    (Component.KEY_PROVIDER, "azurekeyvault"): "is not supported by this version yet",
     (Component.POLICY, "rego-policy"): (
         "is not supported: say what an image needs with config-policy, and what goes beyond it in the Rego of the "
         "ConstraintTemplate, which sees every verifier report"
@@ -192,10 +218,10 @@ class Resource:
         namespace: empty for a cluster-wide one.
         name: metadata.name.
         source: file and document, or the cluster's object; for faults.
-        type: key of PARAMETERS.
-        parameters: of the model that PARAMETERS names for the type.
+        type: key of PARAMETERS; empty for one that is Unusable.
+        parameters: of the model that PARAMETERS names for the type, or Unusable.
         artifact_types: what a verifier judges; empty for other components.
-        refresh_seconds: how often a key provider loads again; None for never.
+        refresh_seconds: how often a key provider loads again; None: as its type has it.
     """
 
     kind: str
@@ -223,6 +249,11 @@ class Resource:
         """It is a CertificateStore."""
         return self.kind == CERTIFICATE_STORE
 
+    @property
+    def is_usable(self) -> bool:
+        """It can be used."""
+        return not isinstance(self.parameters, Unusable)
+
 
 @dataclass(frozen=True, slots=True)
 class ResourceSet:
@@ -235,6 +266,8 @@ class ResourceSet:
         policies: Policies.
         home: the provider's own namespace, whose CertificateStores are found by their bare name.
         warnings: what is odd, in the words of faults; nothing depends on it.
+        may_be_incomplete: it is to be used although nothing may be able to decide: what was there was deleted, or has a
+            fault, and everything is denied until that is mended.
         digest: SHA-256 of everything that was read, in hex; equal for equal content.
     """
 
@@ -245,13 +278,19 @@ class ResourceSet:
     home: str = PROVIDER_NAMESPACE
     warnings: tuple[Fault, ...] = ()
     digest: str = ""
-    _providers: Mapping[str, tuple[Resource, ...]] = field(init=False, repr=False, compare=False)
+    may_be_incomplete: bool = False
+    _providers: Mapping[tuple[str, str, bool], Resource] = field(init=False, repr=False, compare=False)
+    _own: Mapping[tuple[Component, str], tuple[Resource, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        by_name: dict[str, list[Resource]] = {}
+        own: dict[tuple[Component, str], list[Resource]] = {}
+        for resource in self:
+            own.setdefault((resource.component, resource.namespace), []).append(resource)
+        object.__setattr__(self, "_own", {key: tuple(those) for key, those in own.items()})
+        providers: dict[tuple[str, str, bool], Resource] = {}
         for provider in self.key_providers:
-            by_name.setdefault(provider.name, []).append(provider)
-        object.__setattr__(self, "_providers", {name: tuple(those) for name, those in by_name.items()})
+            providers.setdefault((provider.namespace, provider.name, provider.is_former_store), provider)
+        object.__setattr__(self, "_providers", providers)
 
     def __iter__(self) -> Iterator[Resource]:
         return iter((*self.stores, *self.verifiers, *self.key_providers, *self.policies))
@@ -262,11 +301,32 @@ class ResourceSet:
         deciding = (*self.stores, *self.verifiers, *self.policies)
         return tuple(sorted({resource.namespace for resource in deciding} - {""}))
 
-    def in_scope(self, resources: Iterable[Resource], namespace: str) -> tuple[Resource, ...]:
+    def own(self, component: Component, namespace: str) -> tuple[Resource, ...]:
+        """Those of a namespace; the cluster-wide ones for the empty name."""
+        return self._own.get((component, namespace), ())
+
+    def in_scope(self, component: Component, namespace: str) -> tuple[Resource, ...]:
         """Those of a namespace, or the cluster's if it has none; as in Ratify, each component by itself."""
-        candidates = tuple(resources)
-        own = tuple(resource for resource in candidates if resource.namespace == namespace)
-        return own or tuple(resource for resource in candidates if not resource.namespace)
+        return self.own(component, namespace) or self.own(component, "")
+
+    def has_timestamps(self, provider: Resource) -> bool:
+        """Whether a statement of some trust policy uses a key provider in a trust store beside one of type tsa.
+
+        Then a time-stamp tells what was signed while a certificate that has expired since was valid.
+        """
+        for verifier in self.verifiers:
+            if not isinstance(verifier.parameters, NotationParameters):
+                continue
+            stores = {
+                store
+                for store, entry in verifier.parameters.verification_cert_stores.items()
+                if any(self.find_key_provider(one, verifier.namespace) == provider for one in entry.references)
+            }
+            for statement in verifier.parameters.trust_policy_doc.statements:
+                named = set(statement.trust_stores)
+                if named & stores and any(kind is StoreType.TSA for kind, _ in named):
+                    return True
+        return False
 
     def find_key_provider(self, reference: str, namespace: str) -> Resource | None:
         """The key provider that a Verifier means.
@@ -278,27 +338,30 @@ class ResourceSet:
             namespace: the Verifier's; empty for a cluster-wide one.
 
         Returns:
-            None when there is none within reach. A KeyManagementProvider goes before a CertificateStore of its name.
+            None when there is none within reach. A KeyManagementProvider goes before a CertificateStore of its name
+            that is within reach too.
         """
         home, slash, name = reference.rpartition("/")
-        named = self._providers.get(name, ())
         if not slash:
-            providers = [one for one in named if not one.namespace]
-            return next(iter(providers), None) or _former(named, self.home)
-        providers = [one for one in named if one.namespace == home and not one.is_former_store]
-        if providers:
-            return providers[0] if home == namespace else None
-        return _former(named, home) if namespace in ("", home) else None
-
-
-def _former(resources: Iterable[Resource], namespace: str) -> Resource | None:
-    return next((one for one in resources if one.is_former_store and one.namespace == namespace), None)
+            return self._providers.get(("", name, False)) or self._providers.get((self.home, name, True))
+        # Only within the namespace does a KeyManagementProvider hide the CertificateStore: else a tenant could take
+        # from the cluster what the cluster's Verifier names.
+        own = self._providers.get((home, name, False)) if namespace == home else None
+        return own or (self._providers.get((home, name, True)) if namespace in ("", home) else None)
 
 
 def assemble_set(
-    resources: Iterable[Resource], *, home: str = PROVIDER_NAMESPACE, warnings: Iterable[Fault] = (), digest: str = ""
+    resources: Iterable[Resource],
+    *,
+    home: str = PROVIDER_NAMESPACE,
+    warnings: Iterable[Fault] = (),
+    digest: str = "",
+    may_be_incomplete: bool = False,
 ) -> ResourceSet:
-    """Sort resources into a set, whatever order they came in."""
+    """Sort resources into a set, whatever order they came in.
+
+    Those that cannot be used keep their place: what a Store before others would have answered, no other may answer.
+    """
     ordered = sorted(resources, key=lambda resource: (resource.namespace, resource.name, resource.kind))
     by_component = {
         component: tuple(resource for resource in ordered if resource.component is component) for component in Component
@@ -311,4 +374,5 @@ def assemble_set(
         home=home,
         warnings=tuple(warnings),
         digest=digest,
+        may_be_incomplete=may_be_incomplete,
     )

@@ -5,6 +5,8 @@ Rules:
   text, because a reader that guesses makes a policy mean something else than was written.
 - Everything wrong in a section is found at once, each with its key path.
 - A fault never quotes more than a short scalar, and no text of several lines: that is where keys and certificates are.
+- What only those may say who administer the whole cluster is said of the field's type: every path (AbsolutePath), and
+  what `cluster_only` marks. Who may write resources in a namespace must get at nothing that is the provider's own.
 
 What does not belong here: any resource (the siblings), where text comes from (manifests.py, cluster.py).
 """
@@ -27,9 +29,13 @@ from provider.errors import printable
 MAX_FLAWS: Final = 100  # of one section; nobody reads more
 MAX_QUOTED: Final = 64  # characters of a found scalar that a fault repeats
 _SIMPLE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_LABEL: Final = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"  # RFC 1123, as Kubernetes demands
+OBJECT_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+NAMESPACE_NAME: Final = re.compile(rf"(?=.{{1,63}}\Z){_LABEL}")
 _HOST: Final = re.compile(  # a DNS name (RFC 1123), an IPv4 address or a bracketed IPv6 address
     r"(?=.{1,260}\Z)(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
 )
+CLUSTER_ONLY: Final = "is for resources of the whole cluster only"  # how faults begin that only a tenant gets
 _FLAW: Final = "flaw"  # pydantic error type of problems that already are in our words
 
 
@@ -46,9 +52,11 @@ class Surroundings:
 
     Attributes:
         folder: folder of the manifest, that relative paths begin at; None when there is none (a resource of a cluster).
+        tenant: namespace of a resource that belongs to one; empty for one of the whole cluster.
     """
 
     folder: Path | None = None
+    tenant: str = ""
 
 
 class Section(BaseModel):
@@ -163,13 +171,35 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(choices)}" if choices else ""
 
 
+def surroundings_of(info: ValidationInfo) -> Surroundings:
+    """What was handed to the field that is being read."""
+    return info.context if isinstance(info.context, Surroundings) else Surroundings()
+
+
+def cluster_only(why: str) -> BeforeValidator:
+    """Marks a field that a resource of one namespace may not set to anything but nothing.
+
+    Args:
+        why: what it would let a tenant do, for the fault.
+    """
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if value and surroundings_of(info).tenant:
+            raise flaw(f"{CLUSTER_ONLY}: it {why}")
+        return value
+
+    return BeforeValidator(check)
+
+
 def _absolute(value: Any, info: ValidationInfo) -> Path:
     if not isinstance(value, str):
         raise flaw(f"must be a path, found {describe(value)}")
     if not value or "\0" in value:
         raise flaw("must be a path, found an empty text or one with a NUL character")
+    if surroundings_of(info).tenant:
+        raise flaw(f"{CLUSTER_ONLY}: it names a file of the provider's own")
     path = Path(value)
-    folder = info.context.folder if isinstance(info.context, Surroundings) else None
+    folder = surroundings_of(info).folder
     if not path.is_absolute() and folder is None:
         raise flaw(f"must be an absolute path, found {describe(value)}")
     return path if folder is None else folder / path

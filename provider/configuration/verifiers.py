@@ -23,6 +23,7 @@ from provider.configuration.sections import (
     Listed,
     Section,
     Text,
+    cluster_only,
     describe,
     flaw,
     join,
@@ -112,7 +113,7 @@ class RevocationParameters(Section):
         allowed_hosts: hosts that may be asked; empty: any.
     """
 
-    allow_private_addresses: bool = False
+    allow_private_addresses: Annotated[bool, cluster_only("lets the provider call private addresses")] = False
     allowed_hosts: Listed[Host] = ()
 
 

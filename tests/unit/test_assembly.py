@@ -8,22 +8,27 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from provider import assembly
-from provider.assembly import Assembler, Environment, Loading
+from provider.assembly import MAX_SHOWN_ANCHORS, Assembler, Environment, Loading, anchor_figures
 from provider.configuration.manifests import load
-from provider.configuration.resources import PARAMETERS, Component, ResourceSet, assemble_set
+from provider.configuration.resources import PARAMETERS, Component, Resource, ResourceSet, Unusable, assemble_set
 from provider.configuration.stores import CREDENTIALS, DockerConfigParameters, OrasParameters, RegistryParameters
 from provider.errors import ConfigurationError, Undecided
 from provider.executor import Executor, Snapshot
 from provider.interfaces import KeyMaterial
 from provider.oci import Descriptor
+from provider.policy import ConfigPolicy
+from provider.telemetry import Metrics
+from provider.unusable import UnusablePolicy, UnusableStore
+from provider.verifiers.notation import NotationVerifier
 from tests.simulators.layout import write_layout
 from tests.simulators.registry import Repository, as_json, describe
 from tests.simulators.signer import JWS, Signer
@@ -64,9 +69,12 @@ class Recorded:
     script: list[BaseException | float] = field(default_factory=list)  # what refreshes raise, or how long they take
     refreshed: int = 0
     closed: bool = False
+    given: KeyMaterial | None = field(default_factory=KeyMaterial)
 
     def material(self) -> KeyMaterial:
-        return KeyMaterial()
+        if self.given is None:
+            raise Undecided("KEYS_UNAVAILABLE", "nothing was ever loaded")
+        return self.given
 
     async def refresh(self) -> None:
         self.refreshed += 1
@@ -261,7 +269,7 @@ async def test_credentials_are_those_that_the_store_names(monkeypatch: pytest.Mo
     """Stores that name the same share them."""
     asked: list[tuple[Path | None, bool]] = []
 
-    def credentials(attempt: Any, parameters: DockerConfigParameters) -> None:
+    def credentials(attempt: Any, resource: Any, parameters: DockerConfigParameters) -> None:
         asked.append((parameters.config_path, attempt.environment.docker_config is None))
 
     monkeypatch.setitem(assembly.CREDENTIALS, "dockerConfig", credentials)  # type: ignore[arg-type]
@@ -404,6 +412,86 @@ async def test_a_trust_store_never_lacks_a_source_silently() -> None:
     ]
 
 
+async def test_a_deleted_key_provider_denies_what_needs_it(tmp_path: Path, layout: Path) -> None:
+    """In a cluster, where objects come and go. In files, an incomplete set is refused as a whole (above)."""
+    executor = Executor(clock=lambda: AT)
+    one = Assembler(executor.use)
+    complete = load(write_manifests(tmp_path, *good(Store=STORE_OF_LAYOUT)))
+    without = assemble_set(
+        (one for one in complete if one.component is not Component.KEY_PROVIDER), may_be_incomplete=True
+    )
+    try:
+        await one.apply(complete)
+        assert (await executor.verify("registry.example.com/app:signed")).is_success
+        await one.apply(without)
+        assert executor.remembered("registry.example.com/app:signed") is None
+        with pytest.raises(Undecided, match="none within reach") as caught:
+            await executor.verify("registry.example.com/app:signed")
+        assert caught.value.code == "RESOURCE_UNUSABLE"
+        assert "ratify-notation-inline-cert-0" in caught.value.detail
+        await one.apply(complete)
+        assert (await executor.verify("registry.example.com/app:signed")).is_success
+    finally:
+        await one.aclose()
+
+
+async def test_a_set_of_a_cluster_may_decide_nothing(made: list[Recorded]) -> None:
+    """Everything was deleted: then everything is denied, by what is there now and not by what was."""
+    executor = Executor(clock=lambda: AT)
+    one = Assembler(executor.use)
+    try:
+        await one.apply(assemble_set((), may_be_incomplete=True))
+        with pytest.raises(Undecided) as caught:
+            await executor.verify("registry.example.com/app:signed")
+    finally:
+        await one.aclose()
+    assert caught.value.code == "NOT_READY"
+
+
+def unusable(resource: Resource) -> Resource:
+    return replace(resource, type="", parameters=Unusable(reason=f"{resource.label} cannot be used"))
+
+
+async def test_an_unusable_store_keeps_its_place_before_others(made: list[Recorded]) -> None:
+    """What it would have answered, a laxer one after it must not answer."""
+    stores = read(*good(), GOOD["Store"].replace("store-oras", "a"), GOOD["Store"].replace("store-oras", "z"))
+    resources = assemble_set(unusable(one) if one.name == "store-oras" else one for one in stores)
+    async with assembler() as (one, published):
+        await one.apply(resources)
+    assert [store.name for store in published[0].scopes[""].stores] == ["a", "store-oras", "z"]
+    assert isinstance(published[0].scopes[""].stores[1], UnusableStore)
+
+
+async def test_a_policy_that_no_one_evaluates_stands_in_nobodys_way(made: list[Recorded]) -> None:
+    """Of all Policies the one named ratify-policy counts; without it, whatever there is says why not."""
+    [policy] = read(*good()).policies
+    misnamed = unusable(replace(policy, name="a-policy"))
+    async with assembler() as (one, published):
+        await one.apply(assemble_set([*read(*good()), misnamed]))
+        others = [one for one in read(*good()) if one.component is not Component.POLICY]
+        await one.apply(assemble_set([*others, misnamed]))
+    assert isinstance(published[0].scopes[""].policy, ConfigPolicy)
+    assert isinstance(published[1].scopes[""].policy, UnusablePolicy)
+
+
+async def test_a_resource_that_nobody_foresaw_is_a_fault_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tenant's object must not end the process that decides for all."""
+
+    def provider(attempt: Any, resource: Any, parameters: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(assembly.KEY_PROVIDERS, "inline", provider)  # type: ignore[arg-type]
+    async with assembler() as (one, _):
+        with capture_logs() as logs, pytest.raises(ConfigurationError) as caught:
+            await one.apply(read(*good()))
+    [fault] = caught.value.faults
+    assert (fault.resource, fault.message) == (
+        "KeyManagementProvider/ratify-notation-inline-cert-0",
+        "cannot be built; the log says why",
+    )
+    assert [line["event"] for line in logs] == ["building a resource failed unexpectedly"]
+
+
 async def test_a_key_provider_that_cannot_be_built_is_one_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """The verifier that needs it adds none."""
 
@@ -438,6 +526,39 @@ async def test_a_key_service_that_is_away_holds_up_nothing_and_is_asked_again(mo
         "key provider not loaded",
     ]
     assert keys.closed
+
+
+async def test_a_key_service_that_asks_to_be_left_alone_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However soon it would be tried again otherwise."""
+    keys = scripted(monkeypatch, Undecided("KEYS_UNAVAILABLE", "limits the request rate", retry_after=3600.0))
+    with capture_logs() as logs:
+        async with assembler(retry_seconds=MOMENT) as (one, _):
+            await one.apply(read(*good()))
+            await asyncio.sleep(20 * MOMENT)
+            assert keys.refreshed == 1
+    assert "limits the request rate" in next(one for one in logs if one["log_level"] == "warning")["reason"]
+
+
+async def test_the_age_of_key_material_is_shown_where_material_ages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded, lacking something, not to be had at all; and gone with the provider."""
+    metrics = Metrics()
+    keys = scripted(monkeypatch, refresh=MOMENT)
+    keys.given = KeyMaterial(as_of=AT)
+
+    def shown(name: str) -> float | None:
+        return metrics.registry.get_sample_value(f"countersign_key_material_{name}", {"provider": "keys"})
+
+    with capture_logs():
+        async with assembler(metrics=metrics) as (one, _):
+            await one.apply(read(*good()))
+            assert (shown("seen_timestamp_seconds"), shown("complete")) == (AT.timestamp(), 1.0)
+            keys.given = KeyMaterial(as_of=AT, missing=("a certificate",))
+            await eventually(lambda: shown("complete") == 0.0)
+            keys.given = KeyMaterial(as_of=AT)
+            await eventually(lambda: shown("complete") == 1.0)
+            keys.given = None
+            await eventually(lambda: shown("complete") == 0.0)
+    assert (shown("seen_timestamp_seconds"), shown("complete")) == (None, None)
 
 
 async def test_a_slow_key_service_holds_up_a_configuration_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,3 +620,39 @@ async def test_a_folder_serves_stores_of_its_type_only(tmp_path: Path) -> None:
         (folder / "leaf.pem").write_text(ssl.DER_cert_to_PEM_cert(SIGNER.chain[0]))
         await one.apply(read(*good(Verifier=verifier, Policy=GOOD["Policy"].replace("any", "all"))))
         assert len(published) == 2  # the folder lives on with what was good; its own refresh tells of the leaf
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def anchored(*ends: tuple[str, str, datetime]) -> Any:
+    """A Notation verifier with trust anchors that end at these times."""
+
+    class Anchored(NotationVerifier):
+        def __init__(self) -> None:
+            """It verifies nothing."""
+
+        def trust_anchors(self) -> Any:
+            for provider, store, end in ends:
+                yield provider, store, SimpleNamespace(not_after=end)
+
+    return Anchored()
+
+
+def test_the_first_end_of_a_key_provider_in_a_trust_store_is_shown() -> None:
+    soon, late, past = AT + timedelta(days=1), AT + timedelta(days=9), AT - timedelta(days=1)
+    one = anchored(("a", "ca:x", late), ("a", "ca:x", soon), ("a", "ca:x", past), ("a", "tsa:x", late))
+    other = anchored(("b", "ca:x", past), ("b", "ca:x", past - timedelta(days=1)))
+    shown = {figure.labels: figure.value for figure in anchor_figures([one, other, object()], AT.timestamp())}  # type: ignore[list-item]
+    assert shown == {
+        ("a", "ca:x"): soon.timestamp(),
+        ("a", "tsa:x"): late.timestamp(),
+        ("b", "ca:x"): past.timestamp(),
+    }
+
+
+def test_n24_tenants_cannot_fill_the_metrics_with_names() -> None:
+    many = anchored(*((f"team-{number}/keys", "ca:x", AT + timedelta(hours=number)) for number in range(1, 500)))
+    shown = list(anchor_figures([many], AT.timestamp()))
+    assert len(shown) == MAX_SHOWN_ANCHORS
+    assert shown[0].labels[0] == "team-1/keys"

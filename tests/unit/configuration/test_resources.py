@@ -6,7 +6,7 @@ import pytest
 
 from provider.configuration.key_providers import InlineParameters
 from provider.configuration.policies import ConfigPolicyParameters
-from provider.configuration.resources import Component, Resource, ResourceSet, assemble_set
+from provider.configuration.resources import Component, Resource, ResourceSet, Unusable, assemble_set
 from provider.configuration.stores import OrasParameters
 from tests.unit.configuration.samples import GOOD, ROOT_PEM, good, read
 
@@ -28,6 +28,8 @@ PROVIDERS = assemble_set(
         key_provider("former", "gatekeeper-system", former=True),
         key_provider("former", "team-a", former=True),
         key_provider("own", "team-b", former=True),
+        key_provider("shadowed", "team-a"),
+        key_provider("shadowed", "team-a", former=True),
     ]
 )
 
@@ -46,6 +48,8 @@ PROVIDERS = assemble_set(
         ("team-a/former", "team-a", "CertificateStore/team-a/former"),
         ("team-a/former", "", "CertificateStore/team-a/former"),
         ("gatekeeper-system/both", "", "CertificateStore/gatekeeper-system/both"),
+        ("team-a/shadowed", "team-a", "NamespacedKeyManagementProvider/team-a/shadowed"),
+        ("team-a/shadowed", "", "CertificateStore/team-a/shadowed"),
     ],
 )
 def test_a_verifier_finds_the_key_provider_it_names(reference: str, namespace: str, label: str) -> None:
@@ -85,9 +89,9 @@ def test_a_namespace_uses_its_own_resources_and_else_the_clusters() -> None:
     ]
     resources = assemble_set([*stores, *policies])
     assert resources.namespaces == ("team-a",)
-    assert [one.name for one in resources.in_scope(resources.stores, "team-a")] == ["own"]
-    assert [one.name for one in resources.in_scope(resources.stores, "team-b")] == ["cluster"]
-    assert [one.label for one in resources.in_scope(resources.policies, "team-a")] == ["Policy/ratify-policy"]
+    assert [one.name for one in resources.in_scope(Component.STORE, "team-a")] == ["own"]
+    assert [one.name for one in resources.in_scope(Component.STORE, "team-b")] == ["cluster"]
+    assert [one.label for one in resources.in_scope(Component.POLICY, "team-a")] == ["Policy/ratify-policy"]
 
 
 def test_the_order_of_documents_does_not_matter() -> None:
@@ -100,6 +104,19 @@ def test_the_order_of_documents_does_not_matter() -> None:
 def test_stores_go_by_the_order_of_their_names() -> None:
     other = GOOD["Store"].replace("store-oras", "a-store")
     assert [store.name for store in read(*good(), other).stores] == ["a-store", "store-oras"]
+
+
+def test_what_cannot_be_used_keeps_its_place() -> None:
+    """An unusable Store that is asked last would let a laxer one answer in its place."""
+    stores = [
+        Resource("Store", Component.STORE, "", name, "test", "", parameters)
+        for name, parameters in (("b", OrasParameters()), ("a", Unusable(reason="why")), ("c", OrasParameters()))
+    ]
+    assert [(one.name, one.is_usable) for one in assemble_set(stores).stores] == [
+        ("a", False),
+        ("b", True),
+        ("c", True),
+    ]
 
 
 def test_an_empty_set_has_nothing_in_it() -> None:

@@ -33,6 +33,10 @@ _COMMANDS: Final = {
     "verify": ("provider.cli.verify:verify", "Verify images as admission would, and say why."),
     "inspect": ("provider.cli.inspect:inspect", "Show what is attached to an image, decoded and not trusted."),
     "check-config": ("provider.cli.check_config:check_config", "Check manifests: every fault with its place."),
+    "apply-crds": (
+        "provider.cli.apply_crds:apply_crds",
+        "Bring the custom resource definitions of a cluster up to date.",
+    ),
     "demo": ("provider.cli.demo:demo", "Show who is admitted and who is denied, on an embedded registry."),
     "version": ("provider.cli.version:version", "Print the versions that matter."),
 }

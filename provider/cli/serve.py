@@ -1,126 +1,229 @@
-"""`countersign serve`: the provider that Gatekeeper calls.
+"""`countersign serve`: the provider that Gatekeeper calls. Here are its options and what they mean.
 
-    manifests -> assembly -> executor <- server <- Gatekeeper        health and metrics on ports of their own
+Rules: options that contradict each other, or have no effect beside others, are refused with what to do instead. An
+option with an environment variable is worth the same as on the command line.
 
-Rules: a bad configuration or certificate at run time never replaces a good one; at start a missing certificate ends the
-command, while a missing configuration leaves it running and not ready, because it may still arrive. SIGTERM and Ctrl-C
-stop gracefully; a second one at once.
+RBAC that `--cluster` needs is listed in configuration/cluster.py, and what `--rotate-certs` needs in
+gatekeeper/rotation.py. Stores with k8Secrets need, where those secrets are (the release's namespace, or with a
+ClusterRole every one if tenants may have NamespacedStores with k8Secrets):
+
+    secrets, serviceaccounts    get
+
+What does not belong here: what is run (serving.py), options of the rotation (rotation_options.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
-import structlog
+from click.core import ParameterSource
 
-from provider import __version__
-from provider.assembly import Assembler, Environment
 from provider.cli import EXIT_OK
-from provider.cli.options import config_option, log_options, option
-from provider.configuration.manifests import watch
-from provider.errors import ConfigurationError, UsageError
-from provider.executor import Executor, ExecutorSettings
-from provider.gatekeeper.probes import HealthServer, MetricsServer, probe_settings
-from provider.gatekeeper.server import Server
+from provider.cli.options import HeaderName, NumberRange, SectionedCommand, config_option, log_options, option
+from provider.cli.rotation_options import RotationFlags, rotation_flags, rotation_options
+from provider.cli.serving import ServeSettings, run
+from provider.errors import UsageError
+from provider.executor import ExecutorSettings
+from provider.gatekeeper.probes import probe_settings
 from provider.gatekeeper.settings import ListenerSettings, RequestLimits, ServerSettings
-from provider.gatekeeper.tls import ServingTLS, TLSFiles
-from provider.telemetry import LogFormat, Metrics, configure_logging
-
-_log = structlog.get_logger(__name__)
+from provider.gatekeeper.tls import TLSFiles
+from provider.telemetry import LogFormat, configure_logging
 
 _EXISTING = click.Path(path_type=Path)
 _PORT = click.IntRange(0, 65535)
-_SECONDS = click.FloatRange(min=0.01)
+_SECONDS = NumberRange(min=0.01)
+
+_CONFIGURATION = "What is trusted"
+_PORTS = "Ports"
+_GIVEN = "Serving certificate that is given"
+_CALLERS = "Who may call"
+_DEADLINES = "Time to answer in"
+_LIMITS = "Limits"
+_LOG = "Log"
 
 
-@dataclass(frozen=True, slots=True)
-class ServeSettings:
-    """Everything that `serve` was told."""
-
-    config: Path
-    poll_seconds: float
-    tls: TLSFiles
-    listener: ListenerSettings
-    server: ServerSettings
-    executor: ExecutorSettings
-    health: ListenerSettings
-    metrics: ListenerSettings
-
-
-@click.command()
-@config_option(required=True)
+@click.command(cls=SectionedCommand)
+@config_option(required=False, section=_CONFIGURATION)
 @option(
-    "--host", default=None, metavar="ADDRESS", help="Address to listen on, for all ports.  [default: every address]"
+    "--config-poll-seconds",
+    section=_CONFIGURATION,
+    type=_SECONDS,
+    default=2.0,
+    help="Seconds between two looks at the manifests.",
+)
+@option(
+    "--cluster",
+    section=_CONFIGURATION,
+    is_flag=True,
+    help="Watch the custom resources of the cluster and write their status, instead of --config.",
+)
+@option(
+    "--namespace",
+    section=_CONFIGURATION,
+    metavar="NAME",
+    help="With --cluster or --rotate-certs: the namespace that the provider runs in.  [default: the service account's]",
+)
+@option(
+    "--host",
+    section=_PORTS,
+    default=None,
+    metavar="ADDRESS",
+    help="Address to listen on, for all ports.  [default: every address]",
 )
 # Not COUNTERSIGN_PORT: Kubernetes sets that to an address in every pod beside a Service called countersign.
-@option("--port", type=_PORT, default=6001, envvar="COUNTERSIGN_LISTEN_PORT", help="Port that Gatekeeper calls.")
-@option("--health-port", type=_PORT, default=9099, help="Port of /healthz and /readyz.")
-@option("--metrics-port", type=_PORT, default=8888, help="Port of /metrics.")
 @option(
-    "--cert-dir", type=_EXISTING, metavar="DIR", help="Folder with tls.crt and tls.key, read again when they change."
+    "--port",
+    section=_PORTS,
+    type=_PORT,
+    default=6001,
+    envvar="COUNTERSIGN_LISTEN_PORT",
+    help="Port that Gatekeeper calls.",
 )
-@option("--cert-file", type=_EXISTING, metavar="FILE", help="Serving certificate, instead of --cert-dir.")
-@option("--key-file", type=_EXISTING, metavar="FILE", help="Its private key.")
+@option("--health-port", section=_PORTS, type=_PORT, default=9099, help="Port of /healthz and /readyz.")
+@option("--metrics-port", section=_PORTS, type=_PORT, default=8888, help="Port of /metrics.")
+@option("--no-metrics", section=_PORTS, is_flag=True, help="Open no port for metrics, instead of --metrics-port.")
+@option(
+    "--cert-dir",
+    section=_GIVEN,
+    type=_EXISTING,
+    metavar="DIR",
+    help="Folder with tls.crt and tls.key, as a Secret is mounted; read again when they change.",
+)
+@option(
+    "--cert-file",
+    section=_GIVEN,
+    type=_EXISTING,
+    metavar="FILE",
+    help="Serving certificate and intermediates, PEM, instead of --cert-dir.",
+)
+@option("--key-file", section=_GIVEN, type=_EXISTING, metavar="FILE", help="Its private key, PEM, without passphrase.")
+@rotation_options
 @option(
     "--client-ca-file",
     "client_cas",
+    section=_CALLERS,
     type=_EXISTING,
     multiple=True,
     metavar="FILE",
     help="CA of the clients (ca.crt of Gatekeeper's webhook secret). With it, a client certificate is demanded.",
 )
 @option(
+    "--optional-client-ca-file",
+    "optional_client_cas",
+    section=_CALLERS,
+    type=_EXISTING,
+    multiple=True,
+    metavar="FILE",
+    help="The same, but the file may be missing at the start, as from an optional volume: until it is there anybody who"
+    " reaches the port may ask. Once it was there it has to stay.",
+)
+@option(
     "--allowed-client-name",
     "client_names",
+    section=_CALLERS,
     multiple=True,
     metavar="NAME",
     help="Name that a client certificate must carry.  [default: any name]",
 )
-@option("--verify-deadline", type=_SECONDS, default=4.9, help="Seconds to answer in: the Provider's timeout less 0.1.")
-@option("--mutate-deadline", type=_SECONDS, default=1.95, help="The same for the mutation Provider.")
-@option("--mutation-keep-tag", is_flag=True, help="Mutate to repository:tag@digest instead of repository@digest.")
-@option("--result-ttl", type=click.FloatRange(min=0.0), default=10.0, help="Seconds that a verdict is kept.")
-@option("--result-cache-mib", type=click.IntRange(min=1), default=64, help="MiB of verdicts that are kept.")
+@option(
+    "--verify-deadline",
+    section=_DEADLINES,
+    type=_SECONDS,
+    default=3.8,
+    help="Seconds to answer in: 0.2 less than the Provider's timeout, which in turn is less than the webhook's (5 s)."
+    " An answer that comes later than the webhook waits admits the pod, as long as its failurePolicy is Ignore.",
+)
+@option(
+    "--mutate-deadline",
+    section=_DEADLINES,
+    type=_SECONDS,
+    default=0.8,
+    help="The same for the mutation Provider; its webhook has 2 s.",
+)
 @option(
     "--verification-timeout",
+    section=_DEADLINES,
     type=_SECONDS,
     default=30.0,
     help="Seconds that one verification may take in the background.",
 )
-@option("--max-keys", type=click.IntRange(min=1), default=RequestLimits().max_keys, help="Keys of one request.")
+@option(
+    "--mutation-keep-tag",
+    section=_LIMITS,
+    is_flag=True,
+    help="Mutate to repository:tag@digest instead of repository@digest.",
+)
+@option(
+    "--result-ttl",
+    section=_LIMITS,
+    type=NumberRange(min=0.0),
+    default=10.0,
+    help="Seconds that a verdict is kept.",
+)
+@option(
+    "--result-cache-mib",
+    section=_LIMITS,
+    type=click.IntRange(min=1),
+    default=64,
+    help="MiB of verdicts that are kept.",
+)
+@option(
+    "--max-keys",
+    section=_LIMITS,
+    type=click.IntRange(min=1),
+    default=RequestLimits().max_keys,
+    help="Keys of one request.",
+)
 @option(
     "--max-body-bytes",
+    section=_LIMITS,
     type=click.IntRange(min=1024),
     default=RequestLimits().max_body_bytes,
     help="Bytes of one request.",
 )
-@option("--config-poll-seconds", type=_SECONDS, default=2.0, help="Seconds between two looks at the manifests.")
 @option(
     "--trace-header",
     "trace_headers",
+    section=_LOG,
     multiple=True,
     default=ServerSettings().trace_headers,
     metavar="NAME",
     help="Request header that a trace id is taken from.",
 )
-@log_options(level="info")
+@option(
+    "--registry-trace-header",
+    section=_LOG,
+    type=HeaderName(),
+    metavar="NAME",
+    help="Header that registries are told the trace id of a request in; traceparent is told as W3C Trace Context has"
+    " it. Token services and blob storage are never told.",
+)
+@option(
+    "--otel",
+    section=_LOG,
+    is_flag=True,
+    help="Make OpenTelemetry spans and send them to a collector (OTLP over HTTP), as the variables OTEL_* say. Needs"
+    " `countersign[otel]`.",
+)
+@log_options(level="info", section=_LOG)
 def serve(
-    config: Path,
+    config: Path | None,
+    cluster: bool,
+    namespace: str | None,
     host: str | None,
     port: int,
     health_port: int,
     metrics_port: int,
+    no_metrics: bool,
     cert_dir: Path | None,
     cert_file: Path | None,
     key_file: Path | None,
     client_cas: Sequence[Path],
+    optional_client_cas: Sequence[Path],
     client_names: Sequence[str],
     verify_deadline: float,
     mutate_deadline: float,
@@ -132,23 +235,42 @@ def serve(
     max_body_bytes: int,
     config_poll_seconds: float,
     trace_headers: Sequence[str],
+    registry_trace_header: str | None,
+    otel: bool,
     log_level: str,
     log_format: str,
+    **rotation_values: Any,
 ) -> int:
     """Answer Gatekeeper: POST /ratify/gatekeeper/v1/verify and /ratify/gatekeeper/v1/mutate over TLS 1.3.
 
-    The manifests and the TLS files are watched. Readiness (/readyz) is true once a good configuration is in use.
+    \b
+    It needs two things:
+      what is trusted           --config with manifests, or --cluster
+      a serving certificate     --cert-dir (or --cert-file and --key-file), or --rotate-certs
+
+    Configuration and certificates are watched: a good change counts at once, a bad one changes nothing and is logged.
+    Readiness (/readyz) is true once a good configuration is in use. Every option can be set by its environment
+    variable.
 
     \b
-    Example:
-      countersign serve --config /etc/countersign --cert-dir /usr/local/tls \\
-          --client-ca-file /usr/local/tls/client-ca/ca.crt
+    Examples:
+      on a laptop, or with manifests in a volume:
+        countersign serve --config /etc/countersign --cert-dir /usr/local/tls \\
+            --client-ca-file /usr/local/client-ca/ca.crt
+      in a cluster, with a certificate of cert-manager:
+        countersign serve --cluster --cert-dir /usr/local/tls
+      in a cluster, with a certificate that the provider makes and renews itself:
+        countersign serve --cluster --rotate-certs --rotate-service ratify --rotate-secret ratify-tls \\
+            --rotate-provider ratify-provider --rotate-provider ratify-mutation-provider
     """
-    configure_logging(log_level, LogFormat(log_format))
+    rotation = rotation_flags(**rotation_values)
     settings = ServeSettings(
-        config=config,
+        config=_manifests(config, cluster=cluster),
+        namespace=_namespace(namespace, used=cluster or rotation is not None),
         poll_seconds=config_poll_seconds,
-        tls=_tls_files(cert_dir, cert_file, key_file, client_cas),
+        tls=_tls_files(cert_dir, cert_file, key_file, client_cas, optional_client_cas, rotation=rotation),
+        rotation=rotation,
+        rotation_folder=cert_dir,
         listener=ListenerSettings(host=host, port=port, allowed_client_names=frozenset(client_names)),
         server=ServerSettings(
             verify_seconds=verify_deadline,
@@ -164,22 +286,63 @@ def serve(
             keep_tag=mutation_keep_tag,
         ),
         health=probe_settings(host, health_port),
-        metrics=probe_settings(host, metrics_port),
+        metrics=None if _is_without_metrics(no_metrics) else probe_settings(host, metrics_port),
+        trace_header=registry_trace_header,
+        otel=otel,
     )
+    configure_logging(log_level, LogFormat(log_format))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run(settings))
     return EXIT_OK
 
 
-def _tls_files(folder: Path | None, certificate: Path | None, key: Path | None, client_cas: Sequence[Path]) -> TLSFiles:
-    if folder is not None and certificate is None and key is None:
-        return TLSFiles.in_folder(folder, client_cas=client_cas)
+def _manifests(config: Path | None, *, cluster: bool) -> Path | None:
+    """The manifests, or None for the cluster's resources."""
+    if cluster == (config is not None):
+        problem = "--cluster and --config contradict each other" if cluster else "a configuration is needed"
+        raise UsageError("USAGE", problem, expected="--config PATH for manifests, or --cluster for custom resources")
+    return config
+
+
+def _namespace(namespace: str | None, *, used: bool) -> str | None:
+    if namespace is not None and not used:
+        raise UsageError("USAGE", "--namespace has a meaning with --cluster or --rotate-certs only")
+    return namespace
+
+
+def _is_without_metrics(no_metrics: bool) -> bool:
+    given = click.get_current_context().get_parameter_source("metrics_port")
+    if no_metrics and given is not ParameterSource.DEFAULT:
+        raise UsageError("USAGE", "--no-metrics and --metrics-port contradict each other", expected="one of them")
+    return no_metrics
+
+
+def _tls_files(
+    folder: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    client_cas: Sequence[Path],
+    optional_client_cas: Sequence[Path],
+    *,
+    rotation: RotationFlags | None,
+) -> TLSFiles:
+    """The files of TLS. With a rotation the certificate's are those that it makes."""
+    if rotation is not None and (certificate is not None or key is not None):
+        raise UsageError(
+            "USAGE",
+            "--rotate-certs makes a serving certificate, and --cert-file and --key-file give one",
+            expected="one of the two ways; --cert-dir beside --rotate-certs is where the certificate is put",
+        )
+    if rotation is not None or (folder is not None and certificate is None and key is None):
+        return TLSFiles.in_folder(folder or Path(), client_cas=client_cas, optional_client_cas=optional_client_cas)
     if folder is None and certificate is not None and key is not None:
-        return TLSFiles(certificate, key, tuple(client_cas))
+        return TLSFiles(certificate, key, tuple(client_cas), tuple(optional_client_cas))
     raise UsageError(
         "USAGE",
-        "Gatekeeper calls over TLS only, so a serving certificate is needed",
-        expected="--cert-dir, or --cert-file with --key-file",
+        "Gatekeeper calls over TLS only, so a serving certificate is needed"
+        if folder is None
+        else "--cert-dir and --cert-file or --key-file contradict each other",
+        expected="--cert-dir, or --cert-file with --key-file, or --rotate-certs",
     )
 
 
@@ -190,93 +353,3 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     except ImportError:  # Windows
         return None
     return uvloop.Loop
-
-
-async def run(settings: ServeSettings) -> None:
-    """Serve until told to stop.
-
-    Raises:
-        ConfigurationError: TLS_INVALID: the serving certificate or a client CA cannot be used.
-        UsageError: a port cannot be listened on.
-    """
-    metrics = Metrics()
-    executor = Executor(settings.executor)
-    tls = ServingTLS(settings.tls, metrics=metrics)
-    server = Server(
-        executor,
-        executor,
-        listener=settings.listener,
-        settings=settings.server,
-        tls=tls,
-        metrics=metrics,
-        remembered=executor.remembered,
-    )
-
-    def why_not_ready() -> str | None:
-        if server.stopping:
-            return "stopping"
-        return None if executor.snapshot is not None else "no good configuration is loaded"
-
-    async with AsyncExitStack() as stack:
-        assembler = Assembler(executor.use, environment=Environment.from_variables(os.environ))
-        stack.push_async_callback(assembler.aclose)
-        stack.push_async_callback(executor.aclose)
-        for port in (HealthServer(why_not_ready, settings.health), MetricsServer(metrics, settings.metrics)):
-            await port.start()
-            stack.push_async_callback(port.stop)
-        await server.start()
-        stopping = _stop_event()
-        tasks = [asyncio.create_task(tls.watch()), asyncio.create_task(_configure(settings, assembler, metrics))]
-        _log.info(
-            "serving",
-            version=__version__,
-            port=server.port,
-            mtls=tls.demands_client_certificate,
-            config=str(settings.config),
-        )
-        stop = asyncio.create_task(stopping.wait())
-        await asyncio.wait((stop, *tasks), return_when=asyncio.FIRST_COMPLETED)
-        _log.info("stopping", unfinished=server.unfinished)
-        await server.stop()
-        for task in (stop, *tasks):
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-
-
-async def _configure(settings: ServeSettings, assembler: Assembler, metrics: Metrics) -> None:
-    """Put each good configuration to use, for ever."""
-    generation = 0
-
-    def report(error: ConfigurationError) -> None:
-        metrics.configurations.labels("failed").inc()
-        state = "the last good configuration stays" if generation else "there is no good configuration yet"
-        for fault in error.faults or (error.detail,):
-            _log.error(f"configuration fault, {state}", code=error.code, fault=str(fault))
-
-    async for resources in watch(settings.config, report, poll_seconds=settings.poll_seconds):
-        for warning in resources.warnings:
-            _log.warning("configuration warning", fault=str(warning))
-        try:
-            generation = (await assembler.apply(resources)).generation
-        except ConfigurationError as error:
-            report(error)
-        else:
-            metrics.configurations.labels("loaded").inc()
-            metrics.configuration_generation.set(generation)
-
-
-def _stop_event() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; a second one has its usual effect."""
-    event = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stop(number: int) -> None:
-        loop.remove_signal_handler(number)
-        event.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    return event

@@ -5,6 +5,7 @@ Rules:
 - A change of the files never alters a context in use: OpenSSL can add client CAs to a context but not take one away. A
   new context is built from all files, and new connections get it; ServingTLS.current tells old connections from new.
 - A bad update never replaces a good one: the last good context stays, the log and a metric say what is wrong.
+- A serving certificate that nobody renews is told of before it expires, whoever was to renew it.
 - The files are watched by content. Kubernetes swaps a symbolic link, and neither times nor file system events are
   reliable there.
 - Certificates that clients send are judged by OpenSSL alone; nothing of them is parsed here (Gatekeeper's own CA has
@@ -20,9 +21,9 @@ import hashlib
 import re
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -40,6 +41,8 @@ MAX_FILE_BYTES: Final = 1024 * 1024  # a CA bundle of all public CAs has a quart
 POLL_SECONDS: Final = 5.0  # the kubelet itself takes up to 90 s to project a changed Secret
 _READ_ATTEMPTS: Final = 3  # readings of the files until two in a row agree
 _HANDSHAKE_LOG_SECONDS: Final = 10.0  # at most one line in this time for each reason
+EXPIRY_NOTICE: Final = timedelta(days=7)  # or a sixth of the lifetime; renewing begins with a third of it left
+EXPIRY_REPEAT: Final = timedelta(hours=1)  # how often an end that comes near is told again
 
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 _PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
@@ -100,8 +103,14 @@ class _Loaded:
 
     fingerprint: bytes
     context: ssl.SSLContext
+    not_before: datetime
     not_after: datetime
     client_cas: tuple[Path, ...]
+
+
+def utc_now() -> datetime:
+    """The time by which the end of a serving certificate comes near."""
+    return datetime.now(UTC)
 
 
 class ServingTLS:
@@ -110,6 +119,7 @@ class ServingTLS:
     Args:
         files: read at once.
         metrics: where reloads and failed handshakes are counted.
+        clock: aware, UTC.
 
     Attributes:
         context: to be given to the listener once; it delegates every new connection to the current state.
@@ -118,9 +128,11 @@ class ServingTLS:
         ConfigurationError: TLS_INVALID, naming the file and the remedy.
     """
 
-    def __init__(self, files: TLSFiles, *, metrics: Metrics) -> None:
+    def __init__(self, files: TLSFiles, *, metrics: Metrics, clock: Callable[[], datetime] = utc_now) -> None:
         self._files = files
         self._metrics = metrics
+        self._clock = clock
+        self._told_at: datetime | None = None  # of the coming end
         self._handshakes = _HandshakeLog(metrics)
         self._fault: str | None = None
         self._loaded = _load(files, self._handshakes, None)
@@ -161,9 +173,11 @@ class ServingTLS:
     async def watch(self, interval_seconds: float = POLL_SECONDS) -> None:
         """Reload whenever the files change, until cancelled. Problems are logged once each and counted."""
         while True:
+            self._tell_of_end(self._clock())
             await asyncio.sleep(interval_seconds)
+            known = self._loaded
             try:
-                loaded = await asyncio.to_thread(_load, self._files, self._handshakes, self._loaded)
+                loaded = await asyncio.to_thread(_load, self._files, self._handshakes, known)
             except ConfigurationError as error:
                 if self._fault != error.detail:
                     self._fault = error.detail
@@ -175,14 +189,32 @@ class ServingTLS:
                         remediation=error.remediation,
                     )
                 continue
-            if self._adopt(loaded):
+            # What `reload` found meanwhile is not older than what this thread read.
+            if self._loaded is known and self._adopt(loaded):
                 _log.info("TLS files loaded", certificate=str(self._files.certificate), expires=str(loaded.not_after))
+
+    def _tell_of_end(self, at: datetime) -> None:
+        """Log that the serving certificate ends soon, or has ended, once in EXPIRY_REPEAT."""
+        begin, end = self._loaded.not_before, self._loaded.not_after
+        if end - at > min(EXPIRY_NOTICE, (end - begin) / 6):
+            self._told_at = None
+            return
+        if self._told_at is not None and abs(at - self._told_at) < EXPIRY_REPEAT:
+            return
+        self._told_at = at
+        _log.error(
+            "serving certificate expires soon, or has expired",
+            certificate=str(self._files.certificate),
+            expires=str(end),
+            remediation="Renew it; of a self-managed one, see which action of the certificate rotation fails.",
+        )
 
     def _adopt(self, loaded: _Loaded) -> bool:
         self._fault = None
         if loaded is self._loaded:
             return False
         self._loaded = loaded
+        self._told_at = None
         self._metrics.tls_reloads.labels("loaded").inc()
         self._metrics.tls_not_after.set(loaded.not_after.timestamp())
         return True
@@ -260,7 +292,7 @@ def _load(files: TLSFiles, handshakes: _HandshakeLog, known: _Loaded | None) -> 
         fault: ConfigurationError | None = None
         try:
             context = _build_context(files, contents, handshakes)
-            not_after = _expiry(files.certificate, contents[files.certificate])
+            not_before, not_after = _validity(files.certificate, contents[files.certificate])
         except ConfigurationError as error:
             fault = error
         before, contents = contents, _read_all(files)
@@ -268,7 +300,7 @@ def _load(files: TLSFiles, handshakes: _HandshakeLog, known: _Loaded | None) -> 
             continue
         if fault is not None:
             raise fault
-        return _Loaded(fingerprint, context, not_after, files.client_cas)
+        return _Loaded(fingerprint, context, not_before, not_after, files.client_cas)
     raise _invalid(files.certificate, "the files keep changing while they are read")
 
 
@@ -325,9 +357,10 @@ def _trust_clients(context: ssl.SSLContext, path: Path, content: bytes) -> None:
             raise _invalid(path, f"certificate {number} of the client CA file cannot be parsed") from None
 
 
-def _expiry(path: Path, content: bytes) -> datetime:
+def _validity(path: Path, content: bytes) -> tuple[datetime, datetime]:
     try:
-        return x509.load_pem_x509_certificate(content).not_valid_after_utc
+        certificate = x509.load_pem_x509_certificate(content)
+        return certificate.not_valid_before_utc, certificate.not_valid_after_utc
     except (ValueError, x509.InvalidVersion):
         raise _invalid(path, "the serving certificate cannot be parsed") from None
 

@@ -6,9 +6,11 @@ import asyncio
 import os
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -433,3 +435,58 @@ def test_the_expiry_of_the_serving_certificate_is_known(tmp_path: Path, pki: PKI
     site = Site(tmp_path, pki)
     assert site.metric("countersign_tls_certificate_not_after_seconds") == site.tls.not_after.timestamp()
     assert site.tls.demands_client_certificate
+
+
+async def test_n67_a_certificate_that_nobody_renews_is_told_of_before_and_after_its_end(
+    tmp_path: Path, pki: PKI
+) -> None:
+    site = Site(tmp_path, pki)
+    end = site.tls.not_after
+    now = [end - timedelta(days=8)]
+    tls = ServingTLS(site.files, metrics=Metrics(), clock=lambda: now[0])
+    with capture_logs() as logs:
+        watching = asyncio.create_task(tls.watch(0.001))
+        told = []
+        for left in (timedelta(days=6), timedelta(days=6, minutes=-30), timedelta(days=1), timedelta(0), -timedelta(1)):
+            now[0] = end - left
+            await asyncio.sleep(0.05)
+            told.append(len([event for event in logs if event["event"].startswith("serving certificate expires")]))
+        pki.write_serving_files(tmp_path)
+        now[0] = end - timedelta(days=20)
+        await until(lambda: any(event["event"] == "TLS files loaded" for event in logs))
+        watching.cancel()
+        await asyncio.wait([watching])
+    assert told == [1, 1, 2, 3, 4]
+    events = [event for event in logs if event["log_level"] == "error"]
+    assert len(events) == 4
+    assert all(event["expires"] == str(end) for event in events)
+
+
+async def test_files_that_a_thread_read_before_a_reload_do_not_take_the_newer_ones_place(
+    tmp_path: Path, pki: PKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch looks on in a thread; the rotation reloads at once when it has written a certificate."""
+    site = Site(tmp_path, pki)
+    tls, load = site.tls, tls_module._load
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> Any:
+        loaded = load(*arguments)
+        if threading.current_thread() is not threading.main_thread():
+            reading.set()
+            go_on.wait(10)
+        return loaded
+
+    monkeypatch.setattr(tls_module, "_load", slowly)
+    before = tls.current
+    watching = asyncio.create_task(tls.watch(0.001))
+    await until(reading.is_set)
+    pki.write_serving_files(tmp_path)
+    assert tls.reload()
+    after = tls.current
+    go_on.set()
+    await asyncio.sleep(0.05)
+    watching.cancel()
+    await asyncio.wait([watching])
+    assert before is not after
+    assert tls.current is after

@@ -2,6 +2,8 @@
 
     README.md                  from README.md.gotmpl and the comments of values.yaml, as helm-docs would
     files/placeholder-ca.pem   the certificate in the Provider objects until the provider has written its own CA there
+    crds/<plural>.yaml         the custom resource definitions, from provider/configuration/schemas.py
+    dashboards/countersign.json  the Grafana dashboard, from charts/dashboard.py
 
 Rules:
 - Output depends on the sources alone. `--check` writes nothing and exits 1 when a file differs from what would be
@@ -22,9 +24,10 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +35,9 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from charts.dashboard import dashboard
+from provider.configuration.schemas import custom_resource_definitions
 
 CHART: Final = Path(__file__).parent / "countersign"
 PLACEHOLDER: Final = "files/placeholder-ca.pem"
@@ -174,7 +180,29 @@ def placeholder() -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
-FILES: Final = {"README.md": readme, PLACEHOLDER: placeholder}
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors: what stands in two places is written out in both."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature of yaml
+        """Never an alias."""
+        return True
+
+
+DEFINITIONS: Final = custom_resource_definitions()
+
+
+def definition(plural: str) -> str:
+    """crds/<plural>.yaml."""
+    text = yaml.dump(DEFINITIONS[plural], Dumper=_Plain, sort_keys=False, width=118, allow_unicode=True)
+    return f"# Made from provider/configuration/schemas.py by `python -m charts.generate`.\n{text}"
+
+
+FILES: Final[Mapping[str, Callable[[], str]]] = {
+    "README.md": readme,
+    PLACEHOLDER: placeholder,
+    "dashboards/countersign.json": dashboard,
+    **{f"crds/{plural}.yaml": partial(definition, plural) for plural in DEFINITIONS},
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -190,6 +218,12 @@ def main(arguments: list[str]) -> int:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
             print(f"wrote charts/countersign/{name}")
+    for path in sorted((CHART / "crds").iterdir()):  # Helm would install it
+        if f"crds/{path.name}" not in FILES:
+            stale.append(f"crds/{path.name}")
+            if not check:
+                path.unlink()
+                print(f"deleted charts/countersign/crds/{path.name}")
     if check and stale:
         print(f"stale: {', '.join(stale)}; run `python -m charts.generate`", file=sys.stderr)
         return 1

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import yaml
 
-from provider.configuration.manifests import Manifest, read_set
+from provider.cli.check_config import read_cluster
 from provider.configuration.resources import ResourceSet
 from tests.interop import peers
 
@@ -33,6 +33,47 @@ COSIGN_KEY: Final = (CERTIFICATES / "cosign.pub").read_text()
 ROTATED: Final = {"featureFlags": {"RATIFY_CERT_ROTATION": True}}
 # The least that installs and verifies.
 MINIMAL: Final = {**ROTATED, "notationCerts": [ROOT]}
+
+# An identity and a vault, as the provider accepts them.
+IDENTITY: Final = {"azureWorkloadIdentity": {"clientId": "11111111-2222-3333-4444-555555555555"}}
+VAULT: Final = {
+    "enabled": True,
+    "vaultURI": "https://contoso.vault.azure.net",
+    "tenantId": "66666666-7777-8888-9999-000000000000",
+    "certificates": [{"name": "signing"}],
+}
+# A certificate that is given, and everything at once.
+GIVEN: Final = {
+    "featureFlags": {"RATIFY_CERT_ROTATION": False},
+    "notationCerts": [ROOT],
+    "provider": {"tls": {"crt": ROOT, "key": "-----BEGIN PRIVATE KEY-----\n", "cabundle": ROOT}},
+}
+EVERYTHING: Final = {
+    **ROTATED,
+    "notationCerts": [ROOT, TIMESTAMP_ROOT],
+    "cosignKeys": [COSIGN_KEY],
+    "replicaCount": 2,
+    **IDENTITY,
+    "azurekeyvault": VAULT,
+    "vulnerabilityreport": {"enabled": True},
+    "sbom": {"enabled": True},
+    "dockerConfig": "{}",
+    "oras": {"authProviders": {"azureWorkloadIdentityEnabled": True, "k8secretsEnabled": True}},
+    "provider": {
+        "tls": {"restoreProviders": True},
+        "mutation": {"workloads": True, "keepTag": True},
+        "clientAuth": {"caBundle": ROOT, "allowedNames": ["a"], "caCerts": [{"secretName": "s", "secretKey": "k"}]},
+        "deadline": {"verificationSeconds": 45},
+        "limits": {"maxKeys": 500, "maxBodyBytes": 1048576},
+    },
+    "logger": {"requestHeaders": {"traceIDHeaderName": ["x-trace"]}},
+    "rbac": {"pullSecretNamespaces": ["team"]},
+    "autoscaling": {"enabled": True},
+    "serviceMonitor": {"enabled": True},
+    "prometheusRule": {"enabled": True},
+    "dashboard": {"enabled": True},
+    "networkPolicy": {"enabled": True},
+}
 
 _NOTES: Final = """\
 apiVersion: v1
@@ -95,12 +136,12 @@ class Rendered:
         return {entry["name"]: entry.get("value") for entry in self.container["env"]}
 
     def resources(self) -> ResourceSet:
-        """What our own configuration makes of the custom resources.
+        """What our own configuration makes of the custom resources, as a cluster would be given them.
 
         Raises:
             ConfigurationError: they have faults.
         """
-        return read_set([Manifest("chart.yaml", CHART, self.text.encode())])
+        return read_cluster(self.text.encode())
 
 
 class Refusal(Exception):
@@ -182,12 +223,13 @@ def helm(*arguments: str | Path) -> str:
 
 def notes(*values: Mapping[str, Any], sets: Sequence[str] = (), namespace: str = "gatekeeper-system") -> str:
     """What helm tells after installing, in one line."""
-    rendered = template(*values, sets=sets, namespace=namespace, chart=_chart_with_notes())
+    rendered = template(*values, sets=sets, namespace=namespace, chart=chart_with_notes())
     return " ".join(str(rendered.get("ConfigMap", "notes-of-the-release")["data"]["notes"]).split())
 
 
 @functools.cache
-def _chart_with_notes() -> Path:
+def chart_with_notes() -> Path:
+    """A copy of the chart that renders its notes too, as ConfigMap/notes-of-the-release."""
     home = tempfile.mkdtemp(prefix="chart-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     folder = Path(home, "countersign")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import jsonschema  # type: ignore[import-untyped]
@@ -21,6 +23,25 @@ DEFAULTS: Final = yaml.safe_load((CHART / "values.yaml").read_text())
 
 def test_the_generated_files_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert generate.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_definitions_that_differ_from_the_models_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `make check` runs: a definition edited by hand, one that is missing, one that no model is behind."""
+    chart = tmp_path / "countersign"
+    shutil.copytree(CHART, chart)
+    monkeypatch.setattr(generate, "CHART", chart)
+    assert generate.main(["--check"]) == 0
+    edited = chart / "crds" / "stores.yaml"
+    edited.write_text(edited.read_text().replace("maximum: 100000", "maximum: 200000"))
+    (chart / "crds" / "policies.yaml").unlink()
+    (chart / "crds" / "executors.yaml").write_text("kind: CustomResourceDefinition\n")
+    assert generate.main(["--check"]) == 1
+    assert "stale: crds/stores.yaml, crds/policies.yaml, crds/executors.yaml" in capsys.readouterr().err
+    assert generate.main([]) == 0
+    assert generate.main(["--check"]) == 0
+    assert "python -m charts.generate --check" in (CHART.parents[1] / "Makefile").read_text().replace("$(BIN)/", "")
 
 
 def test_a_value_without_a_comment_is_refused() -> None:

@@ -3,59 +3,34 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import re
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from cryptography import x509
 
+from provider.cli.rotation_options import rotation_flags
 from provider.cli.serve import serve
 from provider.errors import ConfigurationError
-from tests.chart.rendering import CHART, COSIGN_KEY, MINIMAL, ROOT, ROTATED, TIMESTAMP_ROOT, Rendered, notes, template
-from tests.chart.structure import faults
-
-# Flags of `countersign serve` that the chart uses and the command does not have yet.
-PENDING: Final = frozenset(
-    {
-        *("--cluster", "--optional-client-ca-file"),
-        *("--rotate-certs", "--rotate-service", "--rotate-secret", "--rotate-provider", "--restore-provider"),
-    }
+from tests.chart.rendering import (
+    CHART,
+    COSIGN_KEY,
+    EVERYTHING,
+    GIVEN,
+    IDENTITY,
+    MINIMAL,
+    ROOT,
+    ROTATED,
+    TIMESTAMP_ROOT,
+    VAULT,
+    Rendered,
+    notes,
+    template,
 )
-GIVEN: Final = {
-    "featureFlags": {"RATIFY_CERT_ROTATION": False},
-    "notationCerts": [ROOT],
-    "provider": {"tls": {"crt": ROOT, "key": "-----BEGIN PRIVATE KEY-----\n", "cabundle": ROOT}},
-}
-EVERYTHING: Final = {
-    **ROTATED,
-    "notationCerts": [ROOT, TIMESTAMP_ROOT],
-    "cosignKeys": [COSIGN_KEY],
-    "replicaCount": 2,
-    "azureWorkloadIdentity": {"clientId": "i"},
-    "azurekeyvault": {
-        "enabled": True,
-        "vaultURI": "https://v.vault.azure.net",
-        "tenantId": "t",
-        "certificates": [{"name": "c"}],
-    },
-    "vulnerabilityreport": {"enabled": True},
-    "sbom": {"enabled": True},
-    "dockerConfig": "{}",
-    "oras": {"authProviders": {"azureWorkloadIdentityEnabled": True, "k8secretsEnabled": True}},
-    "provider": {
-        "tls": {"restoreProviders": True},
-        "mutation": {"workloads": True, "keepTag": True},
-        "clientAuth": {"caBundle": ROOT, "allowedNames": ["a"], "caCerts": [{"secretName": "s", "secretKey": "k"}]},
-        "deadline": {"verificationSeconds": 45},
-        "limits": {"maxKeys": 500, "maxBodyBytes": 1048576},
-    },
-    "logger": {"requestHeaders": {"traceIDHeaderName": ["x-trace"]}},
-    "rbac": {"pullSecretNamespaces": ["team"]},
-    "autoscaling": {"enabled": True},
-    "serviceMonitor": {"enabled": True},
-    "networkPolicy": {"enabled": True},
-}
+from tests.chart.structure import faults
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +85,6 @@ def test_only_the_job_that_upgrades_definitions_is_a_hook_and_leaves_nothing() -
 
 def test_the_job_brings_every_definition_of_the_chart_and_may_touch_no_other() -> None:
     files = sorted((CHART / "crds").glob("*.yaml"))
-    if not files:
-        pytest.skip("charts/countersign/crds/ has no definitions yet")
     rendered = template(MINIMAL, {"upgradeCRDs": {"enabled": True}})
     data = rendered.get("ConfigMap", "ratify-admin-upgrade-crds")["data"]
     assert {name: yaml.safe_load(text) for name, text in data.items()} == {
@@ -210,7 +183,7 @@ def test_a_given_certificate_takes_no_right_but_to_read_our_resources_and_write_
     }
     for resource, pairs in found.items():
         verbs = {verb for verb, _ in pairs}
-        assert verbs == ({"get", "patch", "update"} if resource.endswith("/status") else {"get", "list", "watch"})
+        assert verbs == ({"patch"} if resource.endswith("/status") else {"list", "watch"})
 
 
 def test_rotation_reaches_one_secret_and_our_own_providers(minimal: Rendered) -> None:
@@ -256,19 +229,39 @@ def test_pull_secrets_are_read_only_where_values_say_so() -> None:
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-def test_the_command_line_is_one_that_serve_takes(everything: Rendered, tmp_path: Any) -> None:
-    known = {name for parameter in serve.params for name in parameter.opts}
+def test_the_command_line_is_one_that_serve_takes(everything: Rendered) -> None:
     command, *arguments = everything.args
     assert command == "serve"
-    unknown = {argument.partition("=")[0] for argument in arguments} - known
-    assert unknown <= PENDING
-    taken = [argument for argument in arguments if argument.partition("=")[0] in known]
-    if "--cluster" not in known:
-        taken.append(f"--config={tmp_path}")
-    context = serve.make_context("serve", taken)
-    assert context.params["verify_deadline"] == 4.9
+    context = serve.make_context("serve", arguments)
+    flags = rotation_flags(**{name: context.params[name] for name in inspect.signature(rotation_flags).parameters})
+    assert flags is not None
+    settings = flags.settings("gatekeeper-system")
+    assert settings.names[0] == "ratify.gatekeeper-system"
+    providers = {one["metadata"]["name"]: one["spec"] for one in everything.of_kind("Provider")}
+    assert set(settings.providers) == set(settings.restore) == set(providers)
+    for name, spec in settings.restore.items():
+        assert (spec.url, spec.timeout) == (providers[name]["url"], providers[name]["timeout"])
+        assert urlsplit(spec.url).hostname in settings.names
+    assert everything.find("Secret", settings.secret) is not None
+    assert context.params["verify_deadline"] == pytest.approx(providers["ratify-provider"]["timeout"] - 0.2)
+    assert context.params["mutate_deadline"] == pytest.approx(providers["ratify-mutation-provider"]["timeout"] - 0.2)
     assert context.params["result_ttl"] == 10.0
     assert context.params["trace_headers"] == ("x-trace",)
+
+
+@pytest.mark.parametrize("values", [MINIMAL, GIVEN], ids=["minimal", "given"])
+def test_the_command_line_of_less_is_one_that_serve_takes(values: dict[str, Any]) -> None:
+    _, *arguments = template(values).args
+    assert serve.make_context("serve", arguments).params["rotate_certs"] is (values is not GIVEN)
+
+
+def test_without_metrics_no_port_is_open() -> None:
+    rendered = template(MINIMAL, {"instrumentation": {"metricsEnabled": False}})
+    _, *arguments = rendered.args
+    assert "--no-metrics" in arguments
+    assert not [argument for argument in arguments if "metrics-port" in argument]
+    assert [port["name"] for port in rendered.container["ports"]] == ["https", "healthz"]
+    serve.make_context("serve", arguments)
 
 
 @pytest.mark.parametrize(("ttl", "seconds"), [("10s", "10"), ("500ms", "0.5"), ("1h30m", "5400"), ("1.5m", "90")])
@@ -338,6 +331,30 @@ def test_a_plain_installation_is_told_nothing_to_worry_about() -> None:
     assert "WARNING" not in told
     assert "Note:" not in told
     assert "ratify-provider and ratify-mutation-provider" in told
+    assert "validatingWebhookTimeoutSeconds over 4 and mutatingWebhookTimeoutSeconds over 1" in told
+
+
+@pytest.mark.parametrize(
+    ("timeout", "warned"),
+    [
+        ({"validationTimeoutSeconds": 4, "mutationTimeoutSeconds": 1}, []),
+        ({"validationTimeoutSeconds": 5}, ["validation"]),
+        ({"mutationTimeoutSeconds": 2}, ["mutation"]),
+        ({"validationTimeoutSeconds": 5, "mutationTimeoutSeconds": 2}, ["validation", "mutation"]),
+    ],
+)
+def test_a_timeout_that_outlasts_gatekeepers_webhooks_is_warned_of(timeout: dict[str, int], warned: list[str]) -> None:
+    """With Ratify's 5 and 2 s, the webhooks' own timeouts, a provider that hangs lets unsigned images in."""
+    told = notes(MINIMAL, {"provider": {"timeout": timeout}})
+    for name in ("validation", "mutation"):
+        assert (f"WARNING: provider.timeout.{name}TimeoutSeconds is " in told) is (name in warned)
+
+
+def test_a_mutation_that_is_off_is_not_warned_of() -> None:
+    values = {"provider": {"enableMutation": False, "timeout": {"mutationTimeoutSeconds": 2}}}
+    told = notes(MINIMAL, values)
+    assert "WARNING" not in told
+    assert "mutatingWebhookTimeoutSeconds" not in told
 
 
 def test_an_installation_without_certificates_is_told_that_everything_is_refused() -> None:
@@ -376,15 +393,6 @@ def test_ratifys_misspelt_level_is_told_to_have_no_effect() -> None:
     assert "verificatonLevel has no effect" in notes(MINIMAL, {"notation": {"trustPolicies": [policy]}})
 
 
-IDENTITY: Final = {"azureWorkloadIdentity": {"clientId": "i"}}
-VAULT: Final = {
-    "enabled": True,
-    "vaultURI": "https://v.vault.azure.net",
-    "tenantId": "t",
-    "certificates": [{"name": "c"}],
-}
-
-
 @pytest.mark.parametrize(
     "values",
     [
@@ -398,17 +406,14 @@ VAULT: Final = {
         {"oras": {"authProviders": {"azureManagedIdentityEnabled": True}}},
         {"oras": {"authProviders": {"k8secretsEnabled": True}}},
         {"oras": {"authProviders": {"awsEcrBasicEnabled": True}}},
+        {"oras": {"authProviders": {"googleWorkloadIdentityEnabled": True}}},
         {"oras": {"authProviders": {"alibabacloudAcrBasicEnabled": True}}},
     ],
     ids=lambda values: (
         next(reversed(values), "nothing") if "oras" not in values else next(iter(values["oras"]["authProviders"]))
     ),
 )
-def test_what_this_version_refuses_is_told_and_nothing_else(
-    request: pytest.FixtureRequest, values: dict[str, Any]
-) -> None:
-    if "k8secretsEnabled" in request.node.name:
-        pytest.xfail("pull secrets are set aside; NOTES.txt does not say so yet")
+def test_what_this_version_refuses_is_told_and_nothing_else(values: dict[str, Any]) -> None:
     """When a type arrives in provider/configuration, its line in _notes.tpl goes."""
     try:
         template(MINIMAL, values).resources()

@@ -12,10 +12,12 @@ import pytest
 
 from tests.chart.rendering import (
     COSIGN_KEY,
+    IDENTITY,
     MINIMAL,
     ROOT,
     ROTATED,
     TIMESTAMP_ROOT,
+    VAULT,
     Refusal,
     lint,
     template,
@@ -23,13 +25,6 @@ from tests.chart.rendering import (
 
 NOT_ROTATED: Final = {"featureFlags": {"RATIFY_CERT_ROTATION": False}}
 KEY: Final = "-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n"
-VAULT: Final = {
-    "enabled": True,
-    "vaultURI": "https://v.vault.azure.net",
-    "tenantId": "t",
-    "certificates": [{"name": "c"}],
-}
-IDENTITY: Final = {"azureWorkloadIdentity": {"clientId": "i"}}
 
 
 def trusting(*trust_stores: str, **policy: Any) -> dict[str, Any]:
@@ -221,11 +216,19 @@ FAULTS: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
     ),
     "an answer after Gatekeeper has gone": (
         {"provider": {"deadline": {"verifySeconds": 5}}},
-        ("provider.deadline.verifySeconds is 5, not less than Gatekeeper's time of 5 s",),
+        ("provider.deadline.verifySeconds is 5, not less than Gatekeeper's time of 4 s",),
     ),
     "a monitor of metrics that nobody announces": (
         {"serviceMonitor": {"enabled": True}, "instrumentation": {"metricsEnabled": False}},
         ("serviceMonitor.enabled needs instrumentation.metricsEnabled=true",),
+    ),
+    "alerts on metrics that nobody announces": (
+        {"prometheusRule": {"enabled": True}, "instrumentation": {"metricsEnabled": False}},
+        ("prometheusRule.enabled needs instrumentation.metricsEnabled=true",),
+    ),
+    "an alert left out that there is not": (
+        {"prometheusRule": {"enabled": True, "disabled": ["CountersignSlowly"]}},
+        ("prometheusRule.disabled names CountersignSlowly, which is no alert of this chart", "CountersignSlow"),
     ),
     "an image of kubectl without a tag": (
         {"upgradeCRDs": {"enabled": True}, "image": {"crdRepository": "registry.example.com/kubectl"}},
@@ -269,6 +272,20 @@ SLIPS: Final[Mapping[str, tuple[Mapping[str, Any], str]]] = {
     "a text for a flag": ({"featureFlags": {"RATIFY_CERT_ROTATION": "true"}}, "/RATIFY_CERT_ROTATION"),
     "a flag that is none": ({"featureFlags": {"CERT_ROTATION": True}}, "'CERT_ROTATION' not allowed"),
     "a time without its unit": ({"provider": {"cache": {"ttl": "10"}}}, "/provider/cache/ttl"),
+    "a vault of another place": ({"azurekeyvault": {"vaultURI": "https://v.example.com"}}, "/azurekeyvault/vaultURI"),
+    "a vault's tenant by its name": ({"azurekeyvault": {"tenantId": "contoso"}}, "/azurekeyvault/tenantId"),
+    "a name that no vault has": (
+        {"azurekeyvault": {"certificates": [{"name": "my_cert"}]}},
+        "/azurekeyvault/certificates/0/name",
+    ),
+    "a version that no vault has": (
+        {"azurekeyvault": {"certificates": [{"name": "c", "version": "latest"}]}},
+        "/azurekeyvault/certificates/0/version",
+    ),
+    "an identity by its name": (
+        {"azureWorkloadIdentity": {"clientId": "my-identity"}},
+        "/azureWorkloadIdentity/clientId",
+    ),
     "a vault over http": ({"azurekeyvault": {"vaultURI": "http://v"}}, "/azurekeyvault/vaultURI"),
     "a port that is none": ({"healthPort": 0}, "/healthPort"),
     "a format of logs that is none": ({"logger": {"formatter": "xml"}}, "/logger/formatter"),

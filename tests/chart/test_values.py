@@ -6,6 +6,7 @@ The cases are in cases.yaml; together they set all of RATIFY, and all that the c
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,13 +17,16 @@ import pytest
 import yaml
 
 from charts.generate import documented_values
-from tests.chart.rendering import CERTIFICATES, CHART, MINIMAL, Rendered, at, notes, template
+from provider.configuration.schemas import custom_resource_definitions
+from tests.chart.rendering import CERTIFICATES, CHART, MINIMAL, Refusal, Rendered, at, chart_with_notes, notes, template
 from tests.chart.structure import faults
+from tests.simulators.structural import refusals
 
 # The values of Ratify's chart with their defaults, and what its next version adds.
 RATIFY_DEFAULTS: Final = json.loads(Path(__file__).with_name("ratify-defaults.json").read_text())
 RATIFY: Final = frozenset({*RATIFY_DEFAULTS, "provider.clientAuth.caCerts"})
 
+DEFINITIONS: Final = {one["spec"]["names"]["kind"]: one for one in custom_resource_definitions().values()}
 CASES: Final = Path(__file__).parent / "cases.yaml"
 _PRIVATE_KEY: Final = "-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n"  # helm does not look inside
 _ABBREVIATIONS: Final = {
@@ -98,6 +102,9 @@ def test_a_value_is_seen_in_what_is_rendered(case: Case) -> None:
             assert text in told
     if case.hangs_together:
         assert faults(rendered) == []
+    for one in rendered:
+        if one["kind"] in DEFINITIONS:
+            assert refusals(DEFINITIONS[one["kind"]], one) == []
 
 
 def check(rendered: Rendered, address: str, wanted: Any) -> None:
@@ -118,6 +125,45 @@ def test_every_value_of_ratify_is_set_by_some_case() -> None:
     """policy.useRego is refused (test_refusals.py)."""
     covered = {path for case in ALL for path in (case.covers or leaves(case.values, RATIFY))}
     assert RATIFY - covered == {"policy.useRego"}
+
+
+# Values that change nothing: refused (test_refusals.py), and of one possible setting.
+WITHOUT_EFFECT: Final = {"policy.useRego", "instrumentation.metricsType"}
+
+
+@pytest.mark.parametrize("path", sorted(RATIFY - WITHOUT_EFFECT))
+def test_setting_a_value_of_ratify_changes_what_is_rendered_or_told(path: str) -> None:
+    """A case that sets it, rendered with and without it: what is accepted without effect is at least told so."""
+    for case in ALL:
+        if path in leaves(case.values, RATIFY):
+            bare = without(case.values, path)
+            if rendered_and_told(bare) != rendered_and_told(case.values):
+                return
+    pytest.fail(f"{path} is set by {[case.title for case in ALL if path in leaves(case.values, RATIFY)]} to no effect")
+
+
+def without(values: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Values without one of them."""
+    result = json.loads(json.dumps(values))
+    *parents, last = path.split(".")
+    node = result
+    for key in parents:
+        node = node[key]
+    del node[last]
+    return dict(result)
+
+
+def rendered_and_told(values: Mapping[str, Any]) -> str:
+    """What helm makes of values, notes included, or why it refuses them."""
+    return _rendered_and_told(json.dumps(values))
+
+
+@functools.cache
+def _rendered_and_told(values: str) -> str:
+    try:
+        return template(MINIMAL, json.loads(values), chart=chart_with_notes()).text
+    except Refusal as refusal:
+        return str(refusal)
 
 
 def test_every_value_of_ours_is_set_by_some_case() -> None:
@@ -142,12 +188,13 @@ def test_defaults_that_differ_from_ratifys_are_few() -> None:
         if at(defaults, path) not in (default, default or "")
     }
     assert different == {
-        "azurekeyvault.refreshInterval": "1h",
         "image.crdRepository": "",
         "image.repository": "ghcr.io/countersign/countersign",
         "image.tag": "",
         "logger.requestHeaders.traceIDHeaderName": [],
         "provider.cache.cacheSizeMb": 64,
+        "provider.timeout.mutationTimeoutSeconds": 1,
+        "provider.timeout.validationTimeoutSeconds": 4,
         "upgradeCRDs.enabled": False,
     }
 

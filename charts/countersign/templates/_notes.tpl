@@ -8,13 +8,12 @@ value that is deprecated or without effect. Each says what to write instead.
 {{/* Things that resources ask for and this version of the provider does not have yet, as JSON: {list}. */}}
 {{- define "countersign.notYet" -}}
 {{- $list := list }}
-{{- if (include "countersign.keyVault" . | fromJson).enabled }}{{ $list = append $list "certificates and keys of an Azure Key Vault" }}{{ end }}
 {{- if include "countersign.cosignMode" . }}{{ $list = append $list "cosign signatures" }}{{ end }}
 {{- if .Values.vulnerabilityreport.enabled }}{{ $list = append $list "vulnerability reports" }}{{ end }}
 {{- if .Values.sbom.enabled }}{{ $list = append $list "software bills of material" }}{{ end }}
 {{- $auth := (include "countersign.authProviders" . | fromJson).list }}
 {{- range $auth }}
-{{- if not (has .name (list "dockerConfig" "k8Secrets")) }}{{ $list = append $list (printf "registry credentials of type %s" .name) }}{{ end }}
+{{- if eq .name "alibabacloudAcrBasic" }}{{ $list = append $list (printf "registry credentials of type %s" .name) }}{{ end }}
 {{- end }}
 {{- dict "list" $list | toJson }}
 {{- end }}
@@ -57,6 +56,14 @@ value that is deprecated or without effect. Each says what to write instead.
 {{- end }}
 
 {{- /* The way there. */}}
+{{- $times := .Values.provider.timeout }}
+{{- $open := "the API server stops waiting before Gatekeeper does, and with the failure policy Ignore, Gatekeeper's default," }}
+{{- if ge (int $times.validationTimeoutSeconds) 5 }}
+{{- $warnings = append $warnings (printf "provider.timeout.validationTimeoutSeconds is %d. Unless Gatekeeper's validatingWebhookTimeoutSeconds is greater, %s a provider that hangs lets unsigned images in. Write 4 where Gatekeeper has 5." (int $times.validationTimeoutSeconds) $open) }}
+{{- end }}
+{{- if and .Values.provider.enableMutation (ge (int $times.mutationTimeoutSeconds) 2) }}
+{{- $warnings = append $warnings (printf "provider.timeout.mutationTimeoutSeconds is %d. Unless Gatekeeper's mutatingWebhookTimeoutSeconds is greater, %s a provider that hangs lets pods pass with their tags. Write 1 where Gatekeeper has 2." (int $times.mutationTimeoutSeconds) $open) }}
+{{- end }}
 {{- if .Values.oras.useHttp }}
 {{- $warnings = append $warnings "oras.useHttp is on: whoever is on the way to the registry decides which signatures are seen. For trials only; for one registry write oras.registries[0].plainHttp." }}
 {{- end }}
@@ -81,7 +88,6 @@ value that is deprecated or without effect. Each says what to write instead.
 {{- $notes = append $notes "oras.cache has no effect: what is content-addressed is always kept, verdicts for provider.cache.ttl." }}
 {{- end }}
 {{- if not .Values.crl.cache.enabled }}{{ $notes = append $notes "crl.cache.enabled=false has no effect: revocation lists are kept in memory until their next update." }}{{ end }}
-{{- if not .Values.instrumentation.metricsEnabled }}{{ $notes = append $notes "instrumentation.metricsEnabled=false: nobody is told of the port of the metrics, which is still open." }}{{ end }}
 {{- range $flag, $on := omit .Values.featureFlags "RATIFY_CERT_ROTATION" }}
 {{- if $on }}{{ $notes = append $notes (printf "featureFlags.%s has no effect." $flag) }}{{ end }}
 {{- end }}

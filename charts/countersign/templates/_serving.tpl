@@ -77,9 +77,9 @@ The serving certificate as JSON:
 {{- get $levels (lower (default "info" .Values.logger.level)) }}
 {{- end }}
 
-{{/* Seconds after which a verification or mutation is answered. Arguments: name, timeout, margin, given. */}}
+{{/* Seconds after which a verification or mutation is answered. Arguments: name, timeout, given. */}}
 {{- define "countersign.deadline" -}}
-{{- $seconds := subf (float64 .timeout) .margin }}
+{{- $seconds := subf (float64 .timeout) 0.2 }}
 {{- if .given }}
 {{- $seconds = .given }}
 {{- if ge (float64 .given) (float64 .timeout) }}
@@ -120,7 +120,11 @@ The serving certificate as JSON:
 - --cluster
 - --port=6001
 - --health-port={{ include "countersign.integer" .Values.healthPort }}
+{{- if .Values.instrumentation.metricsEnabled }}
 - --metrics-port={{ include "countersign.integer" .Values.instrumentation.metricsPort }}
+{{- else }}
+- --no-metrics
+{{- end }}
 - --cert-dir=/usr/local/tls
 {{- if .Values.featureFlags.RATIFY_CERT_ROTATION }}
 {{ include "countersign.rotationArgs" . }}
@@ -134,8 +138,8 @@ The serving certificate as JSON:
 {{- range $provider.clientAuth.allowedNames }}
 - {{ printf "--allowed-client-name=%s" . | quote }}
 {{- end }}
-- --verify-deadline={{ include "countersign.deadline" (dict "name" "verifySeconds" "timeout" $provider.timeout.validationTimeoutSeconds "margin" 0.1 "given" $provider.deadline.verifySeconds) }}
-- --mutate-deadline={{ include "countersign.deadline" (dict "name" "mutateSeconds" "timeout" $provider.timeout.mutationTimeoutSeconds "margin" 0.05 "given" $provider.deadline.mutateSeconds) }}
+- --verify-deadline={{ include "countersign.deadline" (dict "name" "verifySeconds" "timeout" $provider.timeout.validationTimeoutSeconds "given" $provider.deadline.verifySeconds) }}
+- --mutate-deadline={{ include "countersign.deadline" (dict "name" "mutateSeconds" "timeout" $provider.timeout.mutationTimeoutSeconds "given" $provider.deadline.mutateSeconds) }}
 {{- with $provider.deadline.verificationSeconds }}
 - --verification-timeout={{ . }}
 {{- end }}

@@ -284,6 +284,9 @@ The trust policy as JSON:
 {{- end }}
 {{- $list = append $list (dict "name" "awsEcrBasic") }}
 {{- end }}
+{{- if $on.googleWorkloadIdentityEnabled }}
+{{- $list = append $list (dict "name" "googleWorkloadIdentity") }}
+{{- end }}
 {{- if $on.alibabacloudAcrBasicEnabled }}
 {{- $alibaba := dict "name" "alibabacloudAcrBasic" }}
 {{- with .Values.alibabacloudAcrConfig.defaultInstanceId }}{{ $_ := set $alibaba "defaultInstanceId" . }}{{ end }}

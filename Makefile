@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST ?= $(BIN)/python -m pytest
+PEERS_OPTIONS ?= # options of tests/peers/install
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check cover docs policies chart image lock peers interop e2e-tools e2e bench bench-full clean
@@ -57,13 +58,13 @@ lock: $(VENV)/.dev ## resolve the dependencies again (needs uv in .venv)
 	    --python-version 3.11 --group build -o requirements-build.lock
 
 peers: $(VENV)/.dev ## build the real peers (notation, opa, gator, helm, ...) into .peers/ with Go
-	tests/peers/install
+	tests/peers/install $(PEERS_OPTIONS)
 
 interop: $(VENV)/.dev ## tests against the real peers
 	$(PYTEST) tests/interop tests/policies -q
 
 e2e-tools: ## install a cluster's programs into .peers/: etcd, kube-apiserver, Gatekeeper, helm, ... (needs Go)
-	tests/peers/install e2e
+	tests/peers/install $(PEERS_OPTIONS) e2e
 
 e2e: $(VENV)/.dev ## end-to-end tests on a real API server with a real Gatekeeper
 	$(PYTEST) tests/e2e -q

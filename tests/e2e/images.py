@@ -1,4 +1,4 @@
-"""Images in a real registry with signatures of the real `notation`, and a gate in front of the registry that can jam.
+"""Images in a real registry with signatures of the real `notation`, and a gate (forwarding.py) in front of it.
 
 Rules:
 - Every test has images of its own: verdicts are kept for some seconds by Gatekeeper and by the provider.
@@ -10,26 +10,22 @@ What does not belong here: the registries and the notation command (tests/intero
 from __future__ import annotations
 
 import contextlib
-import enum
 import itertools
-import socket
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tests.e2e.processes import ADDRESS
+from tests.e2e.forwarding import Gate
 from tests.interop import authorities
-from tests.interop.authorities import Identity
+from tests.interop.authorities import Identity, TimestampAuthority
 from tests.interop.notation import Notation
-from tests.interop.registries import NOTATION_SIGNATURE, Registry
+from tests.interop.registries import IMAGE_MANIFEST, NOTATION_SIGNATURE, Registry
 
 Json = dict[str, Any]
 
 GROUP: Final = "config.ratify.deislabs.io/v1beta1"
 SCOPE: Final = "shop"  # repositories that the trust policy covers begin with it
-CHUNK: Final = 65536  # bytes moved at a time
 
 _numbers = itertools.count(1)
 
@@ -89,10 +85,20 @@ class Shop:
             return Image(image.tagged.replace(self.registry.address, self.gate.address), digest)
         return image
 
-    def sign(self, image: Image, signer: Identity) -> None:
-        """Sign an image that is there."""
+    def tags(self, image: Image, count: int) -> list[Image]:
+        """The same image under more tags. Neither Gatekeeper nor the provider has been asked about any of them."""
+        host, _, path = image.tagged.partition("/")
+        repository = self.registry.repository(path.partition(":")[0])
+        manifest = repository.manifest(image.digest)
+        tags = [f"t{next(_numbers)}" for _ in range(count)]
+        for tag in tags:
+            repository.push_manifest(manifest, IMAGE_MANIFEST, tag)
+        return [Image(f"{host}/{repository.name}:{tag}", image.digest) for tag in tags]
+
+    def sign(self, image: Image, signer: Identity, *, timestamp: TimestampAuthority | None = None) -> None:
+        """Sign an image that is there, with a time-stamp if an authority is given."""
         reference = image.pinned.replace(self.gate.address, self.registry.address)
-        self._notation.sign(reference, signer)
+        self._notation.sign(reference, signer, timestamp=timestamp)
 
     def signed(self, *, gated: bool = False) -> Image:
         """An image that the configuration trusts."""
@@ -157,91 +163,3 @@ def open_shop(folder: Path, registry: Registry) -> Iterator[Shop]:
     (folder / "notation").mkdir()
     with Gate(registry.address) as gate:
         yield Shop(registry, gate, signer, stranger, Notation(folder / "notation"))
-
-
-class Passage(enum.Enum):
-    """What a gate does with a connection."""
-
-    OPEN = "open"  # leads to the registry
-    SHUT = "shut"  # ends at once
-    JAMMED = "jammed"  # is accepted and never answered
-
-
-class Gate:
-    """A TCP forwarder on loopback in front of a registry, for registries that go away, hang and come back."""
-
-    def __init__(self, target: str) -> None:
-        host, _, port = target.partition(":")
-        self._target = (host, int(port))
-        self._listener = socket.create_server((ADDRESS, 0))
-        self._passage = Passage.OPEN
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        self.address = f"{ADDRESS}:{self._listener.getsockname()[1]}"
-
-    def __enter__(self) -> Gate:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._drop()
-
-    @contextlib.contextmanager
-    def passage(self, passage: Passage) -> Iterator[None]:
-        """Behave otherwise for the time of a `with` block; connections that are open end at either change."""
-        self._change(passage)
-        try:
-            yield
-        finally:
-            self._change(Passage.OPEN)
-
-    def _change(self, passage: Passage) -> None:
-        with self._lock:
-            self._passage = passage
-        self._drop()
-
-    def _drop(self) -> None:
-        with self._lock:
-            dropped, self._open = self._open, set()
-        for each in dropped:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                caller, _ = self._listener.accept()
-            except OSError:
-                return
-            with self._lock:
-                passage = self._passage
-                if passage is not Passage.SHUT:
-                    self._open.add(caller)
-            if passage is Passage.SHUT:
-                caller.close()
-            elif passage is Passage.OPEN:
-                self._connect(caller)
-
-    def _connect(self, caller: socket.socket) -> None:
-        try:
-            server = socket.create_connection(self._target)
-        except OSError:
-            caller.close()
-            return
-        with self._lock:
-            self._open.add(server)
-        for source, sink in ((caller, server), (server, caller)):
-            threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    """Move bytes one way until either side ends; then both do."""
-    with contextlib.suppress(OSError):
-        while data := source.recv(CHUNK):
-            sink.sendall(data)
-    for each in (source, sink):
-        with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from tests.e2e.cluster import Cluster, Json, Said
 from tests.e2e.images import Image
-from tests.e2e.rig import Cluster, Json, Said
 from tests.interop.peers import CLONE
 
 POLICIES: Final = CLONE / "policies"

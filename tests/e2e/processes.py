@@ -4,20 +4,25 @@ Rules:
 - Everything listens on 127.0.0.1. These servers cannot choose a port and say which, so free ones are chosen for them.
 - A server that does not get ready, or ends early, fails with the last words of its log.
 - No process outlives the tests: each is ended and waited for, and dies with its parent where `setpriv` is at hand.
+- A process may see files of ours in the place of the machine's (`Mounts`), in a mount namespace of its own; nothing of
+  the machine is changed.
 
-What does not belong here: what is started (rig.py, countersign.py).
+What does not belong here: what is started (control_plane.py, rig.py, node.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.client
 import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +31,20 @@ START_SECONDS: Final = 60.0  # of any server; the API server takes 4 s alone and
 STOP_SECONDS: Final = 15.0  # from the polite signal to the other one; the API server drains for 3 to 5 s
 LOOK_SECONDS: Final = 0.05  # between two looks at something that is waited for
 LAST_WORDS: Final = 4000  # characters of a log that a failure shows
+REQUEST_SECONDS: Final = 5.0  # one look at a health end point
+
+# $1 $2 and so on to `--` are what is mounted and where, the rest is the command. A place below /run that is not there
+# is made in an empty /run, so that the machine's stays as it is.
+MOUNT: Final = """
+set -e
+while [ "$1" != -- ]; do
+    if [ ! -e "$2" ]; then mount -t tmpfs none /run; mkdir -p "$2"; fi
+    mount --bind "$1" "$2"; shift 2
+done
+shift
+exec "$@"
+"""
+Mounts = Mapping[str, Path]  # by the place where each is seen
 
 
 def free_ports(count: int) -> list[int]:
@@ -49,6 +68,38 @@ def wait_for(what: str, ready: Callable[[], bool], *, seconds: float = START_SEC
         time.sleep(LOOK_SECONDS)
 
 
+def healthy(port: int, path: str, context: ssl.SSLContext | None = None, *, address: str = ADDRESS) -> bool:
+    """A server on loopback answers 200."""
+    connection = (
+        http.client.HTTPConnection(address, port, timeout=REQUEST_SECONDS)
+        if context is None
+        else http.client.HTTPSConnection(address, port, timeout=REQUEST_SECONDS, context=context)
+    )
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+def _mounted(mounts: Mounts) -> list[str]:
+    """What a command begins with, to see files of ours; a user namespace gives the right to whoever is not root."""
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    where = [word for place, what in mounts.items() for word in (str(what), place)]
+    return ["unshare", *user, "--mount", "sh", "-c", MOUNT, "sh", *where, "--"] if mounts else []
+
+
+@functools.cache
+def can_mount() -> bool:
+    """Whether this machine lets a process have mounts of its own."""
+    command = [*_mounted({"/etc/hosts": Path("/etc/hosts")}), "true"]
+    try:
+        return subprocess.run(command, capture_output=True, timeout=START_SECONDS, check=False).returncode == 0
+    except OSError:
+        return False
+
+
 class Process:
     """One running server.
 
@@ -56,16 +107,35 @@ class Process:
         log: file that has everything it said.
     """
 
-    def __init__(self, name: str, command: Sequence[str | Path], log: Path, env: Mapping[str, str]) -> None:
-        """Start it. Its words are added to the log, so a restarted server has one log."""
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        log: Path,
+        env: Mapping[str, str],
+        mounts: Mounts | None = None,
+        *,
+        inherit: Iterable[str] | None = None,
+    ) -> None:
+        """Start it. Its words are added to the log, so a restarted server has one log.
+
+        Args:
+            name: for people.
+            command: program and arguments.
+            log: where its words go.
+            env: what is added to the environment.
+            mounts: files of ours that it sees.
+            inherit: variables of our environment that it gets; all by default.
+        """
         self.name = name
         self.log = log
         guard = shutil.which("setpriv")
+        inherited = {each: os.environ[each] for each in os.environ if inherit is None or each in set(inherit)}
         prefix = [guard, "--pdeathsig", "KILL", "--"] if guard else []
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*prefix, *(str(word) for word in command)],
-                env={**os.environ, **env},
+                [*_mounted(mounts or {}), *prefix, *(str(word) for word in command)],
+                env={**inherited, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

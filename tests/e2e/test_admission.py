@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.e2e.cluster import Cluster, Json
 from tests.e2e.countersign import Countersign
 from tests.e2e.images import Shop
 from tests.e2e.pods import (
@@ -26,7 +27,6 @@ from tests.e2e.pods import (
     pod,
     run,
 )
-from tests.e2e.rig import Cluster, Json
 
 AUDITED_BYTES = 256  # of a violation's message that Gatekeeper's audit keeps
 
@@ -266,7 +266,7 @@ def test_the_template_for_old_gatekeepers_decides_and_speaks_as_the_new_one(clus
 def test_a_namespace_with_its_own_verifier_is_judged_by_it(cluster: Cluster, shop: Shop, provider: Countersign) -> None:
     keys = shop.key_resource("NamespacedKeyManagementProvider", "root", shop.stranger, TENANT)
     verifier = shop.verifier_resource("NamespacedVerifier", "verifier", f"{TENANT}/root", shop.stranger, TENANT)
-    provider.use([*shop.resources(), keys, verifier])
+    provider.use([*provider.baseline, keys, verifier])
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TENANT}})
     cluster.must("apply", "-f", str(POLICIES / "multi-tenancy-template.yaml"))
     cluster.wait_template()

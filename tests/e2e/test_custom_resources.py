@@ -6,26 +6,19 @@ import copy
 
 import pytest
 
-from tests.e2e.countersign import SERVICE_ACCOUNT, Countersign, CustomResources
+from tests.e2e.cluster import NAMESPACE, Cluster, Json
+from tests.e2e.countersign import SERVICE_ACCOUNT, Countersign
 from tests.e2e.images import Shop
 from tests.e2e.pods import assert_admitted, assert_denied, create, run
 from tests.e2e.processes import wait_for
-from tests.e2e.rig import NAMESPACE, Cluster, Json
 
 GROUP = "config.ratify.deislabs.io"
+KEYS = "ratify-notation-inline-cert-0"  # what the chart makes of notationCerts[0]
 
 
-@pytest.fixture(autouse=True)
-def resources(provider: Countersign) -> CustomResources:
-    """The custom resources, where the provider reads them from a cluster."""
-    if not isinstance(provider.configuration, CustomResources):
-        pytest.skip("the provider reads files in this run; COUNTERSIGN_E2E_MODE=cluster")
-    return provider.configuration
-
-
-def verifier_of(shop: Shop) -> Json:
-    """The shop's Verifier, to be changed."""
-    (verifier,) = (each for each in shop.resources() if each["kind"] == "Verifier")
+def verifier_of(provider: Countersign) -> Json:
+    """The chart's Verifier, to be changed."""
+    (verifier,) = (each for each in provider.baseline if each["kind"] == "Verifier")
     return copy.deepcopy(verifier)
 
 
@@ -35,11 +28,11 @@ def statement_of(verifier: Json) -> Json:
     return statement
 
 
-def test_kubectl_shows_at_a_glance_what_is_good(cluster: Cluster) -> None:
+def test_kubectl_shows_at_a_glance_what_is_good(cluster: Cluster, provider: Countersign) -> None:
     for kind, name in (
         ("stores", "store-oras"),
         ("verifiers", "verifier-notation"),
-        ("keymanagementproviders", "company-root"),
+        ("keymanagementproviders", KEYS),
         ("policies", "ratify-policy"),
     ):
         header, row = cluster.must("get", f"{kind}.{GROUP}", name).splitlines()
@@ -48,7 +41,7 @@ def test_kubectl_shows_at_a_glance_what_is_good(cluster: Cluster) -> None:
 
 
 def test_a_broken_verifier_says_why_at_which_key_and_heals(denying: Cluster, shop: Shop, provider: Countersign) -> None:
-    broken = verifier_of(shop)
+    broken = verifier_of(provider)
     statement_of(broken)["trustStores"] = ["ca:nowhere"]
     denying.apply(broken)
     name = f"verifiers.{GROUP}"
@@ -60,7 +53,7 @@ def test_a_broken_verifier_says_why_at_which_key_and_heals(denying: Cluster, sho
     assert found["status"]["brieferror"]
     assert found["status"]["observedGeneration"] == found["metadata"]["generation"]
     assert_admitted(run(denying, "old-one-stays", shop.signed()), "old-one-stays")
-    denying.apply(verifier_of(shop))
+    denying.apply(verifier_of(provider))
     healed = denying.wait(
         "the status to say so", name, "verifier-notation", until=lambda it: it["status"]["issuccess"] is True
     )
@@ -76,9 +69,9 @@ def test_a_broken_verifier_says_why_at_which_key_and_heals(denying: Cluster, sho
     ],
 )
 def test_kubectl_refuses_a_mistake_that_a_schema_can_see(
-    cluster: Cluster, shop: Shop, path: tuple[str, ...], value: object
+    cluster: Cluster, provider: Countersign, path: tuple[str, ...], value: object
 ) -> None:
-    broken = verifier_of(shop)
+    broken = verifier_of(provider)
     *parents, last = path
     place = statement_of(broken)
     for key in parents:
@@ -89,28 +82,33 @@ def test_kubectl_refuses_a_mistake_that_a_schema_can_see(
     assert f"spec.parameters.trustPolicyDoc.trustPolicies[0].{'.'.join(path)}" in said.err, str(said)
 
 
-def test_key_material_is_swapped_with_kubectl_apply_without_a_restart(denying: Cluster, shop: Shop) -> None:
+def test_key_material_is_swapped_with_kubectl_apply_without_a_restart(
+    denying: Cluster, shop: Shop, provider: Countersign
+) -> None:
+    (pod,) = provider.pods
     before, companys = shop.untrusted(), shop.signed()
     assert_denied(run(denying, "before", before), before, code="UNTRUSTED_ROOT")
-    verifier = verifier_of(shop)
+    verifier = verifier_of(provider)
     statement_of(verifier)["trustedIdentities"] = ["*"]
-    denying.apply(verifier, shop.key_resource("KeyManagementProvider", "company-root", shop.stranger))
+    denying.apply(verifier, shop.key_resource("KeyManagementProvider", KEYS, shop.stranger))
     # A new image each time: the answer on one that came too early would be kept by Gatekeeper.
     wait_for("the new key to be trusted", lambda: run(denying, "after", shop.untrusted()).ok)
     assert_denied(run(denying, "companys", companys), companys, code="UNTRUSTED_ROOT")
+    assert provider.pods == [pod], "nothing was restarted"
+    assert pod.running
 
 
 def test_without_its_key_provider_a_verifier_lets_nobody_in_and_says_what_is_missing(
     denying: Cluster, shop: Shop, provider: Countersign
 ) -> None:
-    denying.delete(f"keymanagementproviders.{GROUP}", "company-root")
+    denying.delete(f"keymanagementproviders.{GROUP}", KEYS)
     name = f"verifiers.{GROUP}"
     denying.wait("the status to say it", name, "verifier-notation", until=lambda it: not it["status"]["issuccess"])
     image = shop.signed()
     said = run(denying, "keyless", image)
     assert_denied(said, image, code="RESOURCE_UNUSABLE")
-    assert "KeyManagementProvider/company-root" in said.err
-    provider.configuration.write(shop.resources())
+    assert f"KeyManagementProvider {KEYS}" in said.err
+    provider.write(provider.baseline)
     wait_for("it to heal", lambda: run(denying, "healed", shop.signed()).ok)
 
 

@@ -6,19 +6,29 @@ image if Gatekeeper were not answered, or not in time.
 
 from __future__ import annotations
 
+import copy
+import http.server
+import json
+import ssl
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from provider.demo import pki
-from tests.e2e.countersign import PROVIDER, VERIFY_SECONDS, Countersign
-from tests.e2e.images import Image, Passage, Shop
+from tests.e2e.chart import RELEASE
+from tests.e2e.cluster import NAMESPACE, Cluster, Json
+from tests.e2e.countersign import PROVIDER, PROVIDERS, Countersign
+from tests.e2e.forwarding import Passage
+from tests.e2e.images import Image, Shop
 from tests.e2e.pods import assert_admitted, assert_denied, create, enforce, pod, run
-from tests.e2e.processes import wait_for
-from tests.e2e.rig import CACHE_SECONDS, VALIDATION_SECONDS, Cluster, Rig
+from tests.e2e.processes import ADDRESS, wait_for
+from tests.e2e.rig import CACHE_SECONDS, VALIDATION_SECONDS, Rig
 
 BURST = 20  # pods at once
 OWN_CACHE_SECONDS = 10  # `countersign serve --result-ttl`
@@ -42,7 +52,9 @@ def test_without_the_provider_nothing_is_admitted(denying: Cluster, shop: Shop, 
 def test_a_hanging_provider_is_not_waited_for_longer_than_the_webhook_is(
     denying: Cluster, shop: Shop, provider: Countersign
 ) -> None:
-    assert VERIFY_SECONDS < VALIDATION_SECONDS
+    asked = denying.get(PROVIDERS, PROVIDER)
+    assert asked
+    assert asked["spec"]["timeout"] < VALIDATION_SECONDS, "the chart's default, with the tutorial's Gatekeeper"
     good, bad = shop.signed(), shop.unsigned()
     with provider.hanging():
         assert_denied(run(denying, "hung", bad), bad, code="the provider did not answer in time")
@@ -74,16 +86,46 @@ def test_a_registry_that_is_away_is_not_taken_for_a_missing_signature(denying: C
     assert_heals(denying, "away", image)
 
 
+class Impostor(http.server.BaseHTTPRequestHandler):
+    """Says yes to every image."""
+
+    asked: ClassVar[list[Json]] = []
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(request)
+        items = [{"key": key, "value": {"isSuccess": True}} for key in request["request"]["keys"]]
+        body = {"apiVersion": request["apiVersion"], "kind": "ProviderResponse", "response": {"items": items}}
+        answer = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
 def test_an_impostor_with_another_certificate_is_not_believed(
-    denying: Cluster, shop: Shop, provider: Countersign
+    rig: Rig, denying: Cluster, shop: Shop, tmp_path: Path
 ) -> None:
-    now = datetime.now(UTC)
-    day = timedelta(days=1)
-    foreign = pki.issue({"CN": "foreign"}, pki.authority(), issuer=None, not_before=now - day, not_after=now + day)
-    image = shop.signed()
-    provider.install_providers(ca=pki.pem(foreign.certificate))
-    assert_denied(run(denying, "impostor", image), image, code="the TLS connection to the provider failed")
-    provider.install_providers()
+    """Whoever takes over the Service's address says yes to everything, under the right name but a CA of his own."""
+    name = f"{RELEASE}.{NAMESPACE}"
+    now, day = datetime.now(UTC), timedelta(days=1)
+    authority = pki.issue({"CN": name}, pki.authority(), issuer=None, not_before=now - day, not_after=now + day)
+    serving = pki.tls_server([name])
+    foreign = pki.issue({"CN": name}, serving, issuer=authority, not_before=now - day, not_after=now + day)
+    (tmp_path / "tls.crt").write_bytes(foreign.chain_pem())
+    (tmp_path / "tls.key").write_bytes(foreign.key_pem())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    image, unsigned = shop.signed(), shop.unsigned()
+    with http.server.ThreadingHTTPServer((ADDRESS, 0), Impostor) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with rig.node.service.diverted((ADDRESS, server.server_address[1])):
+            for each in (image, unsigned):
+                said = run(denying, "impostor", each)
+                assert_denied(said, each, code="the TLS connection to the provider failed")
+        server.shutdown()
+    assert Impostor.asked == []
     assert_heals(denying, "impostor", image)
 
 
@@ -97,11 +139,11 @@ def test_without_the_provider_object_nothing_is_admitted(denying: Cluster, shop:
 def test_a_broken_update_of_a_verifier_leaves_the_good_one_in_use(
     denying: Cluster, shop: Shop, provider: Countersign
 ) -> None:
-    broken = shop.resources()
+    broken = copy.deepcopy(provider.baseline)
     (verifier,) = (each for each in broken if each["kind"] == "Verifier")
     verifier["spec"]["parameters"]["trustPolicyDoc"]["trustPolicies"][0]["trustStores"] = ["ca:nowhere"]
     faults = provider.said("configuration fault")
-    provider.configuration.write(broken)
+    provider.write(broken)
     wait_for("the fault to be told", lambda: provider.said("configuration fault") > faults)
     bad = shop.unsigned()
     assert_admitted(run(denying, "good", shop.signed()), "good")
@@ -112,10 +154,10 @@ def test_a_new_key_is_trusted_without_a_restart(denying: Cluster, shop: Shop, pr
     """A configuration's verdicts do not outlive it in the provider; Gatekeeper keeps its own for some seconds."""
     before, after = shop.untrusted(), shop.untrusted()
     assert_denied(run(denying, "stranger", before), before, code="UNTRUSTED_ROOT")
-    changed = [each for each in shop.resources() if each["kind"] in ("Store", "Policy")]
+    changed = [each for each in provider.baseline if each["kind"] in ("Store", "Policy")]
     changed += [
-        shop.key_resource("KeyManagementProvider", "company-root", shop.stranger),
-        shop.verifier_resource("Verifier", "verifier-notation", "company-root", shop.stranger),
+        shop.key_resource("KeyManagementProvider", "stranger-root", shop.stranger),
+        shop.verifier_resource("Verifier", "verifier-notation", "stranger-root", shop.stranger),
     ]
     provider.use(changed)
     assert_admitted(run(denying, "stranger", after), "stranger")

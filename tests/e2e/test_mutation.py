@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from tests.e2e import chart
-from tests.e2e.countersign import SELF_MANAGED, Countersign
-from tests.e2e.images import Image, Passage, Shop
+from tests.e2e.cluster import Cluster
+from tests.e2e.countersign import Countersign
+from tests.e2e.forwarding import Passage
+from tests.e2e.images import Image, Shop
 from tests.e2e.pods import assert_admitted, assert_denied, create, pod, run
-from tests.e2e.rig import Cluster
 
 REJECTED = 'admission webhook "mutation.gatekeeper.sh" denied the request: '
 
 
+@pytest.fixture(scope="module")
+def pinning(cluster: Cluster, provider: Countersign) -> Iterator[None]:
+    """The chart with its Assign objects, for pods only, as by default."""
+    provider.change("provider.enableMutation=true")
+    yield
+    provider.change()
+
+
 @pytest.fixture
-def mutating(cluster: Cluster, provider: Countersign) -> Cluster:
-    """A cluster with the chart's Assign objects, for pods only, as by default."""
-    cluster.apply(*chart.render(SELF_MANAGED, only="assign.yaml"))
+def mutating(cluster: Cluster, pinning: None) -> Cluster:
+    """A cluster where Gatekeeper acts on them."""
     cluster.wait_mutators()
     return cluster
 

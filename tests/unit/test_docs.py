@@ -33,7 +33,7 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
 # Words in capitals that are no codes of ours.
-_NOT_OURS: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "DOCKER_CONFIG"})
+_NOT_OURS: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "DOCKER_CONFIG", "SSL_CERT_FILE"})
 
 
 def prose(page: Path) -> str:
@@ -147,7 +147,7 @@ def test_the_anchor_that_an_error_names_is_there() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_code_that_is_named_is_one(page: Path) -> None:
     named = set(re.findall(r"`([A-Z]{2,}(?:_[A-Z]+)+)\b[^`]*`", prose(page)))
-    named = {code for code in named if not code.startswith("COUNTERSIGN_")}
+    named = {code for code in named if not code.startswith(("COUNTERSIGN_", "AZURE_", "AWS_", "GOOGLE_", "RATIFY_"))}
     assert named - CODES.keys() - _NOT_OURS == set()
 
 
@@ -165,6 +165,22 @@ def test_every_test_that_the_threat_model_names_is_there() -> None:
         f"{path}::{name}"
         for path, name in named
         if not (ROOT / "tests" / path).is_file() or name not in names_of_tests(ROOT / "tests" / path)
+    ]
+    assert missing == []
+
+
+def test_every_test_of_the_hostile_suite_is_in_the_rows_of_its_attacks() -> None:
+    rows = dict(re.findall(r"^\| N(\d\d) \|(.+)\|$", THREAT_MODEL.read_text(encoding="utf-8"), re.MULTILINE))
+    files = sorted((ROOT / "tests" / "hostile").glob("test_*.py"))
+    attacks = {
+        f"hostile/{file.name}::{name}": re.findall(r"(?<=_n)\d\d(?=_)", name)
+        for file in files
+        for name in names_of_tests(file)
+    }
+    assert attacks
+    assert [test for test, numbers in attacks.items() if not numbers] == []
+    missing = [
+        (number, test) for test, numbers in attacks.items() for number in numbers if f"`{test}`" not in rows[number]
     ]
     assert missing == []
 

@@ -28,7 +28,12 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic.fields import FieldInfo
 
 from provider.cli import commands
-from provider.configuration.key_providers import InlineParameters
+from provider.configuration.key_providers import (
+    AzureKeyVaultParameters,
+    Duration,
+    InlineParameters,
+    VaultObjectParameters,
+)
 from provider.configuration.policies import ConfigPolicyParameters
 from provider.configuration.resources import (
     KINDS,
@@ -41,17 +46,25 @@ from provider.configuration.resources import (
 )
 from provider.configuration.sections import AbsolutePath, Host, Section
 from provider.configuration.stores import (
+    AwsEcrParameters,
+    AzureManagedIdentityParameters,
+    AzureWorkloadIdentityParameters,
     DockerConfigParameters,
+    GoogleWorkloadIdentityParameters,
+    KubernetesSecretsParameters,
     OciLayoutParameters,
     OrasParameters,
     RegistryHost,
     RegistryParameters,
+    SecretReference,
 )
 from provider.configuration.verifiers import NotationParameters, RevocationParameters
 from provider.errors import CODES, Kind
 from provider.executor import ExecutorSettings
+from provider.figures import FAMILIES
 from provider.gatekeeper.settings import ListenerSettings, RequestLimits, ServerSettings
 from provider.notation.trust_policy import TrustPolicyDocument
+from provider.patience import PatienceSettings
 from provider.stores.profile import OrasStoreSettings
 from provider.telemetry import Metrics
 
@@ -142,7 +155,7 @@ _SET_BY: Final[Mapping[str, tuple[type, str]]] = {
     "trace_headers": (ServerSettings, "trace_headers"),
 }
 # What `serve` sets from other options, or has no use for in a table of limits.
-_NOT_FIXED: Final = frozenset({"host", "port", "requests", "background_seconds"})
+_NOT_FIXED: Final = frozenset({"host", "port", "requests", "background_seconds", "patience"})
 
 _OPTIONS_INTRODUCTION: Final = """\
 # Options of every command
@@ -221,7 +234,7 @@ def fixed_limits() -> list[str]:
     """The settings of the server that have no option, with their values and reasons."""
     optional = {attribute for _, attribute in _SET_BY.values()} | _NOT_FIXED
     rows = []
-    for cls in (ServerSettings, ListenerSettings, RequestLimits, ExecutorSettings):
+    for cls in (ServerSettings, ListenerSettings, RequestLimits, ExecutorSettings, PatienceSettings):
         texts = attribute_texts(cls)
         rows += [
             (f"`{entry.name}`", f"{_dataclass_default(entry):g}", sentence(texts[entry.name]))
@@ -255,6 +268,7 @@ def metrics() -> list[str]:
     families = [
         family for family in all_of_them.registry.collect() if family.name.startswith(("countersign_", "ratify_"))
     ]
+    labels |= {name: family.labels for name, family in FAMILIES.items()}
     rows = [
         (
             f"`{family.name}{_SUFFIXES.get(family.type, '')}`",
@@ -283,7 +297,7 @@ _MEANINGS: Final[Mapping[tuple[type, str], str]] = {
         "artifact types that are verified, separated by commas; `*` is any; for Notary Project signatures "
         "`application/vnd.cncf.notary.signature`"
     ),
-    (KeyManagementProviderSpec, "type"): "the type: `inline`",
+    (KeyManagementProviderSpec, "type"): "the type: `inline` or `azurekeyvault`",
     (KeyManagementProviderSpec, "parameters"): _EVERY_PARAMETERS,
     (PolicySpec, "type"): "the type: `config-policy`",
     (PolicySpec, "parameters"): _EVERY_PARAMETERS,
@@ -294,6 +308,7 @@ _MEANINGS: Final[Mapping[tuple[type, str], str]] = {
 _BUILT_FROM: Final[Mapping[type[Section], type]] = {OrasParameters: OrasStoreSettings}
 _TYPE_NAMES: Final[Sequence[tuple[Any, str]]] = (
     (AbsolutePath, "path"),
+    (Duration, "duration"),
     (RegistryHost, "registry host"),
     (Host, "host or host:port"),
     (TrustPolicyDocument, "[trust policy document](trust-policy.md)"),
@@ -306,6 +321,11 @@ _TYPE_NAMES: Final[Sequence[tuple[Any, str]]] = (
 _ANCHORS: Final[Mapping[type[Section], str]] = {
     RegistryParameters: "entries of registries",
     DockerConfigParameters: "authProvider dockerConfig",
+    KubernetesSecretsParameters: "authProvider k8Secrets",
+    AzureWorkloadIdentityParameters: "authProvider azureWorkloadIdentity",
+    AzureManagedIdentityParameters: "authProvider azureManagedIdentity",
+    AwsEcrParameters: "authProvider awsEcrBasic",
+    GoogleWorkloadIdentityParameters: "authProvider googleWorkloadIdentity",
     RevocationParameters: "revocation",
 }
 
@@ -408,12 +428,20 @@ SECTIONS: Final[Mapping[str, Mapping[str, Callable[[], list[str]]]]] = {
         "oras": section_fields(OrasParameters),
         "registries": section_fields(RegistryParameters),
         "dockerConfig": section_fields(DockerConfigParameters),
+        "k8Secrets": section_fields(KubernetesSecretsParameters),
+        "pull-secrets": section_fields(SecretReference),
+        "azureWorkloadIdentity": section_fields(AzureWorkloadIdentityParameters),
+        "azureManagedIdentity": section_fields(AzureManagedIdentityParameters),
+        "awsEcrBasic": section_fields(AwsEcrParameters),
+        "googleWorkloadIdentity": section_fields(GoogleWorkloadIdentityParameters),
         "oci-layout": section_fields(OciLayoutParameters),
         "verifier": section_fields(VerifierSpec),
         "notation": section_fields(NotationParameters),
         "revocation": section_fields(RevocationParameters),
         "keymanagementprovider": section_fields(KeyManagementProviderSpec),
         "inline": section_fields(InlineParameters),
+        "azurekeyvault": section_fields(AzureKeyVaultParameters),
+        "vault-objects": section_fields(VaultObjectParameters),
         "policy": section_fields(PolicySpec),
         "config-policy": section_fields(ConfigPolicyParameters),
         "certificatestore": section_fields(CertificateStoreSpec),

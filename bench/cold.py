@@ -192,8 +192,8 @@ def throttled(stage: Stage, *, images: int = 1000, deadline: float = 4.9) -> Ite
             reference=f"{possible:.0f} = (rate x time + burst) / 4",
         )
         replies, admitted, refused = 1, set(first.admitted), set(first.refused)
-        while len(admitted) < images and replies < 40:
-            time.sleep(0.1)
+        while len(admitted) < images and time.monotonic() < began + 60:
+            time.sleep(0.5)  # what an answer has left without is not waited for again
             reply = caller.ask_once(serving, [key for key in keys if key not in admitted])
             admitted |= reply.admitted
             refused |= reply.refused

@@ -23,39 +23,18 @@ from aiohttp import web
 from bench.processes import loop_factory
 
 _HEAD: Final = b'{"apiVersion":"externaldata.gatekeeper.sh/v1beta1","kind":"ProviderResponse","response":{"items":['
-_FRAGMENT: Final = json.dumps(
-    {
-        "version": "0.2.0",
-        "isSuccess": True,
-        "digest": "sha256:" + "a" * 64,
-        "verifierReports": [
-            {
-                "isSuccess": True,
-                "name": "notation",
-                "verifierName": "verifier-notation",
-                "type": "notation",
-                "message": "Notation signature verification success",
-                "subject": "127.0.0.1:5000/bench/app:v0",
-                "artifactType": "application/vnd.cncf.notary.signature",
-                "referenceDigest": "sha256:" + "b" * 64,
-                "extensions": {"Issuer": "CN=signing CA,O=Bench,ST=WA,C=US", "SN": "CN=signer,O=Bench,ST=WA,C=US"},
-            }
-        ],
-        "traceID": "5b9a3c6e7d0f4d8e9a672d3f1a0c4b11",
-        "timestamp": "2026-11-23T09:07:47.350107Z",
-    },
-    separators=(",", ":"),
-).encode()
+_VALUE: Final = b'{"version":"0.2.0","isSuccess":true,"verifierReports":[],"padding":"%b"}'
 
 
-async def _serve(port: int, context: ssl.SSLContext) -> None:
+async def _serve(port: int, context: ssl.SSLContext, value_bytes: int) -> None:
+    value = _VALUE % (b"x" * max(0, value_bytes - len(_VALUE) + 2))
     fragments: dict[str, bytes] = {}
 
     async def handle(request: web.BaseRequest) -> web.Response:
         keys = json.loads(await request.read())["request"]["keys"]
         for key in keys:
             if key not in fragments:
-                fragments[key] = b'{"key":' + json.dumps(key).encode() + b',"value":' + _FRAGMENT + b"}"
+                fragments[key] = b'{"key":' + json.dumps(key).encode() + b',"value":' + value + b"}"
         body = _HEAD + b",".join([fragments[key] for key in keys]) + b"]}}"
         return web.Response(body=body, content_type="application/json")
 
@@ -72,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.reference", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
     parser.add_argument("--folder", type=Path, required=True, help="folder with tls.crt and tls.key")
+    parser.add_argument("--value-bytes", type=int, default=670, help="length of the value of each item")
     parser.add_argument("--mtls", action="store_true", help="demand certificates of client-ca.crt")
     arguments = parser.parse_args()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -81,7 +61,7 @@ def main() -> None:
         context.load_verify_locations(arguments.folder / "client-ca.crt")
         context.verify_mode = ssl.CERT_REQUIRED
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=loop_factory()) as loop:
-        loop.run(_serve(arguments.port, context))
+        loop.run(_serve(arguments.port, context, arguments.value_bytes))
 
 
 if __name__ == "__main__":

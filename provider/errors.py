@@ -227,8 +227,8 @@ CODES: Final[dict[str, CodeEntry]] = {
         "Call from Gatekeeper, or add the name of the caller's certificate to the allowed client names.",
     ),
     "RESOURCE_UNUSABLE": _undecided(
-        "A Store, Verifier, KeyManagementProvider or Policy that the decision needs has a fault.",
-        "Mend the resource named: kubectl get shows the fault in its status, check-config finds it beforehand.",
+        "A Store, Verifier, KeyManagementProvider or Policy that the decision needs has a fault, or is not there.",
+        "Mend or apply the resource named: kubectl get shows the fault in its status, check-config finds it before.",
     ),
     "NOT_READY": _undecided(
         "No good configuration is loaded.",

@@ -8,7 +8,8 @@ Rules:
   attacker chooses them, and each new value would cost memory for ever.
 - Ratify's metric names are kept where the meaning is the same, so that its dashboards go on working.
 
-What does not belong here: which events are logged, when a metric moves, the HTTP listener that serves /metrics.
+What does not belong here: which events are logged, when a metric moves, what is read off when a scraper asks
+(figures.py), the HTTP listener that serves /metrics, spans (tracing.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import enum
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
@@ -29,6 +31,8 @@ from prometheus_client.process_collector import ProcessCollector
 
 from provider import __version__
 from provider.errors import UsageError, printable
+from provider.figures import Figures
+from provider.progress import Stage
 
 MAX_LOGGED_TEXT: Final = 4096  # characters of one value in a text line
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -36,10 +40,20 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 ENDPOINTS: Final = ("verify", "mutate", "other")  # other: a path that is neither
 REQUEST_OUTCOMES: Final = ("complete", "partial", "failed", "rejected")
 KEY_OUTCOMES: Final = ("succeeded", "refused", "invalid", "undecided")
+VERIFIER_TYPES: Final = ("notation", "other")  # other: it came to no report of its own
+# What is told of an answer of a registry, its token service or its storage: anything else is "other".
+STATUSES: Final = frozenset(
+    (*(200, 206, 301, 302, 303, 307, 308), *range(400, 407), 408, 410, 416, 429, *range(500, 505))
+)
 _BOTH: Final = ("endpoint", "outcome")
 
 # Seconds. Warm answers take a few milliseconds, cold ones some round trips, and nothing may take five seconds.
 _REQUEST_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
+# Seconds. Weighing takes some microseconds, a signature a tenth of a millisecond, a registry that hangs half a minute.
+_STAGE_BUCKETS: Final = (
+    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0),
+    *(10.0, 30.0),
+)
 # Milliseconds, as Ratify v1 has them.
 _RATIFY_VERIFY_BUCKETS: Final = (
     *(0, 10, 30, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 1100, 1200, 1400, 1600, 1800),
@@ -160,14 +174,49 @@ class EndpointMetrics:
             self.ratify_milliseconds.observe(seconds * 1000)
 
 
+class StageTimes:
+    """Times the stages of one request: a progress.Observer that keeps nothing.
+
+    Args:
+        metrics: where times go.
+        trace_id: the request's.
+        stage: the stage that this is; None for the request itself.
+    """
+
+    __slots__ = ("_facts", "_metrics", "_stage", "trace_id")
+
+    traceparent = ""
+
+    def __init__(self, metrics: Metrics, trace_id: str, stage: Stage | None = None) -> None:
+        self.trace_id = trace_id
+        self._metrics = metrics
+        self._stage = stage
+        self._facts: dict[str, str | bool | int] | None = None
+
+    def begin(self, stage: Stage) -> StageTimes:
+        return StageTimes(self._metrics, self.trace_id, stage)
+
+    def note(self, name: str, value: str | bool | int) -> None:
+        if self._facts is None:
+            self._facts = {}
+        self._facts[name] = value
+
+    def end(self, seconds: float) -> None:
+        if self._stage is not None:
+            self._metrics.observe_stage(self._stage, seconds, self._facts or {})
+
+
 class Metrics:
     """Every metric of the process, in a registry of its own.
 
-    Label values: `endpoint` is one of ENDPOINTS; `outcome`, `reason` and `result` are the words listed at each metric;
-    `error` is a code of errors.CODES.
+    Label values: `endpoint` is one of ENDPOINTS; `action`, `outcome`, `reason` and `result` are the words listed at
+    each metric; `error` is a code of errors.CODES; `stage` one of progress.Stage; `verifier` one of VERIFIER_TYPES;
+    `status_code` one of STATUSES or `other`; `provider` is a name that the command line gives, or that of a
+    cluster-wide KeyManagementProvider in use.
 
     Attributes:
         registry: for reading single values, as tests do.
+        figures: what is read off when a scraper asks.
     """
 
     def __init__(self) -> None:
@@ -177,6 +226,8 @@ class Metrics:
         GCCollector(registry=self.registry)
         Info("countersign_build", "Version of Countersign.", registry=self.registry).info({"version": __version__})
 
+        self.figures = Figures()
+        self.registry.register(self.figures)
         self.system_errors = self._counter(
             "ratify_system_error_count", "Causes given in system errors, by code of docs/errors.md.", "error"
         )
@@ -206,6 +257,32 @@ class Metrics:
             ),
         }
         self._endpoints = {name: self._bind(name) for name in ENDPOINTS}
+        self._stage_seconds = self._histogram(
+            "countersign_stage_duration_seconds",
+            "What the time of a decision goes into, retries and waiting included. Stages: key (one key of one request),"
+            " resolve, referrers and fetch (requests to the registry), token (its token service), credentials (what a"
+            " cloud gives first), artifact (one verifier's look at one artifact, with fetch and verify), verify (with"
+            " revocation), revocation (OCSP answers and CRLs), policy.",
+            _STAGE_BUCKETS,
+            "stage",
+        )
+        self._stages = {stage: self._stage_seconds.labels(stage.value) for stage in Stage}
+        self._verifier_milliseconds = self._histogram(
+            "ratify_verifier_duration",
+            "One verifier's look at one artifact in milliseconds, by type of the verifier and whether it succeeded.",
+            _RATIFY_VERIFY_BUCKETS,
+            *("verifier", "success"),
+        )
+        self._verifiers = {
+            (verifier, success): self._verifier_milliseconds.labels(verifier, str(success).lower())
+            for verifier in VERIFIER_TYPES
+            for success in (True, False)
+        }
+        self._registry_requests = self._counter(
+            "ratify_registry_request_count",
+            "Answers of registries, their token services and their storage, by status; none: there was no answer.",
+            "status_code",
+        )
         self.requests_in_flight = self._gauge("countersign_requests_in_flight", "Requests being answered now.")
         self.unfinished_keys = self._gauge(
             "countersign_unfinished_keys", "Keys under way now, those whose request was already answered included."
@@ -234,13 +311,64 @@ class Metrics:
         self.configuration_generation = self._gauge(
             "countersign_configuration_generation", "Generation of the configuration in use; 0 before the first."
         )
+        self.key_material_seen = self._gauge(
+            "countersign_key_material_seen_timestamp_seconds",
+            "Unix time at which the oldest key material of a KeyManagementProvider was last seen to be so.",
+            "provider",
+        )
+        self.key_material_complete = self._gauge(
+            "countersign_key_material_complete",
+            "Whether a KeyManagementProvider of a key service holds all that it should (1), or lacks something (0).",
+            "provider",
+        )
         self.tls_not_after = self._gauge(
             "countersign_tls_certificate_not_after_seconds", "Unix time at which the serving certificate expires."
+        )
+        self.ca_not_after = self._gauge(
+            "countersign_tls_ca_not_after_seconds",
+            "Unix time at which the authority of the self-managed serving certificate expires.",
+        )
+        self.certificate_rotation = self._counter(
+            "countersign_certificate_rotation",
+            "What was done for the self-managed serving certificate. Actions: look, create, restore, issue, prepare,"
+            " promote, retain, drop (the Secret), bundle (caBundle), provider (made again), serve;"
+            " outcomes: done, conflict (somebody was quicker), failed.",
+            *("action", "outcome"),
+        )
+        self.provider_present = self._gauge(
+            "countersign_provider_present",
+            "Whether a Provider object exists (1) or is missing (0), by the names given on the command line.",
+            "provider",
         )
 
     def endpoint(self, name: str) -> EndpointMetrics:
         """The metrics of one endpoint, one of ENDPOINTS."""
         return self._endpoints[name]
+
+    def observe_stage(self, stage: Stage, seconds: float, facts: Mapping[str, str | bool | int]) -> None:
+        """Note the duration of one stage.
+
+        Args:
+            stage: the stage.
+            seconds: how long it took.
+            facts: of ARTIFACT `verifier` and `success` count.
+        """
+        self._stages[stage].observe(seconds)
+        if stage is Stage.ARTIFACT:
+            verifier = facts.get("verifier")
+            known = str(verifier) if verifier in VERIFIER_TYPES else "other"
+            self._verifiers[known, facts.get("success") is True].observe(seconds * 1000)
+
+    def count_registry_answer(self, status: int | None) -> None:
+        """Count an answer of a registry; None when there was none."""
+        told = "none" if status is None else str(status) if status in STATUSES else "other"
+        self._registry_requests.labels(told).inc()
+
+    def forget_key_provider(self, name: str) -> None:
+        """Show a key provider no more; one that was never shown is none."""
+        for gauge in (self.key_material_seen, self.key_material_complete):
+            with suppress(KeyError):
+                gauge.remove(name)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics if `accept`, the scraper's header, asks for it."""

@@ -5,7 +5,8 @@ Rules:
   image at hand, and holds exactly one envelope; anything else is a refused artifact, and the next one is tried.
 - For an image asked for by digest, the media type and size that the payload is compared with are those of the signature
   manifest's subject: the digest binds the content, and a look-up of the rest would cost every admission a round trip.
-- Trust stores are read from memory at each decision, so that refreshed key material counts at once.
+- Trust stores are read from memory at each decision, so that refreshed key material counts at once. While a key source
+  lacks something, a signer that is not in the trust stores is not known to be a stranger: that is no decision.
 
 What does not belong here: the rules of verification (notation/verification.py), which artifacts to try (executor.py).
 Source: signature-specification.md "OCI Signatures".
@@ -13,7 +14,7 @@ Source: signature-specification.md "OCI Signatures".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from provider.notation.revocation import Inquiry
 from provider.notation.trust_policy import Action, Level, StoreType, TrustPolicyDocument, TrustPolicyStatement
 from provider.notation.verification import Outcome, verify
 from provider.oci import MEDIA_TYPE_ARTIFACT_MANIFEST, MEDIA_TYPE_EMPTY, Descriptor, Manifest, Reference, Subject
+from provider.progress import Stage, step
 from provider.reports import VerifierReport
 
 ARTIFACT_TYPE: Final = "application/vnd.cncf.notary.signature"
@@ -97,22 +99,24 @@ class NotationVerifier:
     async def verify(self, store: Store, subject: Subject, artifact: Descriptor, at: datetime) -> VerifierReport:
         """Verify one signature. See interfaces.Verifier."""
         artifact_type = artifact.artifact_type or ARTIFACT_TYPE
+        missing: dict[StoreType, str] = {}
         try:
             statement = self._document.select(subject.reference.repository)
             manifest = Manifest.parse(await store.fetch_manifest(subject, artifact))
             target, layer = _check_manifest(manifest, subject)
             data = await store.fetch_blob(subject, layer, MAX_ENVELOPE_BYTES)
-            outcome = await self._revocation.run(
-                verify(
-                    data,
-                    layer.media_type,
-                    target=target,
-                    statement=statement,
-                    trust_stores=self._certificates(statement),
-                    required_metadata=self._user_metadata,
-                    at=at,
+            with step("what its signature says", stage=Stage.VERIFY):
+                outcome = await self._revocation.run(
+                    verify(
+                        data,
+                        layer.media_type,
+                        target=target,
+                        statement=statement,
+                        trust_stores=self._certificates(statement, missing),
+                        required_metadata=self._user_metadata,
+                        at=at,
+                    )
                 )
-            )
         except Refused as error:
             return self._failed(error, artifact, artifact_type=artifact_type)
         extensions = _extensions(outcome, statement)
@@ -130,18 +134,39 @@ class NotationVerifier:
         if isinstance(failure.error, Undecided):
             raise failure.error
         assert failure.error is not None  # noqa: S101 - a failure is a check with an error
+        _check_nothing_missing(failure.error, missing)
         return self._failed(failure.error, artifact, artifact_type=artifact_type, extensions=extensions)
 
-    def _certificates(self, statement: TrustPolicyStatement) -> dict[tuple[StoreType, str], tuple[Certificate, ...]]:
-        """What the statement's trust stores hold now. Certificates that may not anchor trust are left out."""
+    def trust_anchors(self) -> Iterator[tuple[str, str, Certificate]]:
+        """Every certificate that anchors trust now: the key provider, the trust store (`ca:name`), and it."""
+        for (store_type, name), sources in self._trust_stores.items():
+            for source in sources:
+                try:
+                    certificates = source.material().certificates
+                except CountersignError:  # none is there now; a metric of its own says so
+                    continue
+                for one in certificates:
+                    if _may_anchor(one, store_type):
+                        yield source.name, f"{store_type.value}:{name}", one
+
+    def _certificates(
+        self, statement: TrustPolicyStatement, missing: dict[StoreType, str]
+    ) -> dict[tuple[StoreType, str], tuple[Certificate, ...]]:
+        """What the statement's trust stores hold now. Certificates that may not anchor trust are left out.
+
+        Args:
+            statement: the statement.
+            missing: takes for each type of store the first thing that should be in one and could not be had.
+        """
         stores = {}
         for store_type, store_name in statement.trust_stores:
-            stores[store_type, store_name] = tuple(
-                certificate
-                for source in self._trust_stores.get((store_type, store_name), ())
-                for certificate in source.material().certificates
-                if _may_anchor(certificate, store_type)
-            )
+            certificates: list[Certificate] = []
+            for source in self._trust_stores.get((store_type, store_name), ()):
+                material = source.material()
+                certificates += [one for one in material.certificates if _may_anchor(one, store_type)]
+                for lack in material.missing[:1]:
+                    missing.setdefault(store_type, f"{source.name} lacks {lack}")
+            stores[store_type, store_name] = tuple(certificates)
         return stores
 
     def _failed(
@@ -161,6 +186,18 @@ class NotationVerifier:
             artifact_type=artifact_type,
             extensions=extensions,
         )
+
+
+def _check_nothing_missing(error: CountersignError, missing: Mapping[StoreType, str]) -> None:
+    """Whether a failure stands, whatever else the trust stores may hold.
+
+    Raises:
+        Undecided: KEYS_UNAVAILABLE, when what is missing might have made it a success.
+    """
+    for store_type, lack in missing.items():
+        untrusted = "TIMESTAMP_UNTRUSTED" if store_type is StoreType.TSA else "UNTRUSTED_ROOT"
+        if error.code in ("TRUST_STORE_EMPTY", untrusted):
+            raise Undecided("KEYS_UNAVAILABLE", f"{error.detail}, but {lack}")
 
 
 def _may_anchor(certificate: Certificate, store_type: StoreType) -> bool:

@@ -23,17 +23,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
 import aiohttp
 from yarl import URL
 
 from provider import __version__
-from provider.cache import ByteBoundedCache, SingleFlight
+from provider.cache import ByteBoundedCache, SingleFlight, Tally
 from provider.egress import (
     LOOPBACK_ALLOWED,
     PRIVATE_ALLOWED,
@@ -46,10 +46,12 @@ from provider.egress import (
     is_listed,
 )
 from provider.errors import Refused, Undecided
+from provider.figures import Figure
 from provider.notation.certificates import Certificate
 from provider.notation.crl import CRL_TIMEOUT_SECONDS, MAX_CRL_BYTES, RevocationList
 from provider.notation.ocsp import MAX_RESPONSE_BYTES, RESPONSE_TIMEOUT_SECONDS, OcspQuery, OcspResponse
 from provider.notation.revocation import Answer, Fetch, FetchFailure, Keep, Query, ServerOutcome
+from provider.progress import Stage, step
 
 LARGE_CRL_BYTES: Final = 64 * 1024  # from here on reading and verifying takes over a millisecond: done in the thread
 HUGE_CRL_BYTES: Final = 1024 * 1024  # from here on a body counts against MAX_HUGE_CRLS
@@ -59,6 +61,8 @@ FAILURE_BYTES: Final = 1024  # what a remembered failure takes, roughly
 MAX_FAILURE_BYTES: Final = 1024 * 1024  # about a thousand of them
 
 T = TypeVar("T")
+
+_NO_HOST: Final = "an address without a host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,19 @@ class RevocationSettings:
     failure_seconds: float = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class RevocationTallies:
+    """How often answers were looked for among those kept, by all fetchers that share this."""
+
+    responses: Tally = field(default_factory=Tally)
+    lists: Tally = field(default_factory=Tally)
+
+    def figures(self) -> Iterator[Figure]:
+        """The counts."""
+        yield from self.responses.figures("ocsp")
+        yield from self.lists.figures("crl")
+
+
 class _Kept(NamedTuple):
     """An answer that was judged good, and when that was."""
 
@@ -102,6 +119,7 @@ class RevocationFetcher:
         proxies: which proxy leads where; none by default.
         clock: seconds since the epoch. A wall clock, because answers end at a time of day; whatever it says, the check
             judges every answer again by the time of its decision.
+        tallies: where look-ups are counted.
     """
 
     def __init__(
@@ -110,14 +128,19 @@ class RevocationFetcher:
         proxies: ProxySettings | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        tallies: RevocationTallies | None = None,
     ) -> None:
+        tallies = tallies or RevocationTallies()
         self._settings = settings or RevocationSettings()
         self._proxies = proxies or ProxySettings()
         self._clock = clock
         self._responses: ByteBoundedCache[Fetch, _Kept] = ByteBoundedCache(
-            self._settings.max_ocsp_bytes, monotonic=clock
+            self._settings.max_ocsp_bytes, monotonic=clock, tally=tallies.responses
         )
-        self._lists: ByteBoundedCache[Fetch, _Kept] = ByteBoundedCache(self._settings.max_crl_bytes, monotonic=clock)
+        self._lists: ByteBoundedCache[Fetch, _Kept] = ByteBoundedCache(
+            self._settings.max_crl_bytes, monotonic=clock, tally=tallies.lists
+        )
+        self._list_ends: dict[Fetch, float] = {}  # of those kept, and of some that were
         self._failures: ByteBoundedCache[Fetch, FetchFailure] = ByteBoundedCache(MAX_FAILURE_BYTES, monotonic=clock)
         self._flights: SingleFlight[Fetch, Answer] = SingleFlight()
         self._sessions: dict[tuple[EgressRules, bool], aiohttp.ClientSession] = {}
@@ -146,6 +169,15 @@ class RevocationFetcher:
         finally:
             inquiry.close()
 
+    def figures(self) -> Iterator[Figure]:
+        """How much is kept; what was looked for say the tallies."""
+        yield from self._responses.figures("ocsp")
+        yield from self._lists.figures("crl")
+
+    def first_end(self) -> float | None:
+        """Seconds since the epoch at which the first CRL that is kept ends; None when none is kept."""
+        return min(self._kept_ends().values(), default=None)
+
     async def aclose(self) -> None:
         """Cancel what is under way and close every connection."""
         await self._flights.aclose()
@@ -171,10 +203,17 @@ class RevocationFetcher:
 
     def _keep(self, keep: Keep) -> None:
         kept = self._kept_for(keep.query)
-        known = kept.get(keep.query)
+        known = kept.peek(keep.query)
         if known is None or known.answer is not keep.answer:  # used again is not fetched again
             entry = _Kept(keep.answer, self._clock())
-            kept.put(keep.query, entry, size=keep.answer.weight, expires=keep.until.timestamp())
+            ends = keep.until.timestamp()
+            if kept.put(keep.query, entry, size=keep.answer.weight, expires=ends) and kept is self._lists:
+                self._list_ends[keep.query] = ends
+                if len(self._list_ends) > 2 * len(kept):
+                    self._list_ends = self._kept_ends()
+
+    def _kept_ends(self) -> dict[Fetch, float]:
+        return {query: ends for query, ends in self._list_ends.items() if query in self._lists}
 
     async def _answer(self, query: Fetch) -> Answer:
         known = self._kept_for(query).get(query)
@@ -183,7 +222,14 @@ class RevocationFetcher:
             return known.answer
         answer: Answer | None = self._failures.get(query)
         if answer is None:
-            answer = await self._flights.run(query, lambda: self._fetch(query))
+            host = _host(query.url)
+            # Told apart from a registry of that name: whoever signs must not be able to cast suspicion on one.
+            with step(
+                f"{'the OCSP answer' if isinstance(query, OcspQuery) else 'the CRL'} of {host}",
+                f"http://{host}",
+                stage=Stage.REVOCATION,
+            ):
+                answer = await self._flights.run(query, lambda: self._fetch(query))
         if known is not None and isinstance(answer, FetchFailure):
             return known.answer
         return answer
@@ -316,6 +362,14 @@ class RevocationFetcher:
                 trust_env=False,
             )
         return session
+
+
+def _host(address: str) -> str:
+    """The host of an address that a certificate names, for people: never the rest of it."""
+    try:
+        return URL(address, encoded=True).host_port_subcomponent or _NO_HOST
+    except ValueError:
+        return _NO_HOST
 
 
 class _FetchError(Exception):

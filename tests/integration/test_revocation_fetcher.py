@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from provider.notation.revocation import (
     ServerOutcome,
     check_chain,
 )
+from provider.progress import Step
 from provider.verifiers.revocation_fetcher import HUGE_CRL_BYTES, LARGE_CRL_BYTES, RevocationFetcher, RevocationSettings
 from tests.simulators.revocation import Fault, RevocationServer
 from tests.simulators.revocation_data import NOW, TOMORROW, YESTERDAY, Entity, entry, extension
@@ -377,6 +378,24 @@ class TestKeeping:
         clock.move(days=1)
         assert (await fetcher.run(chain_check(leaf, timedelta(days=1)))).unavailable
 
+    async def test_what_is_kept_and_when_the_first_of_it_ends_is_shown(
+        self, server: RevocationServer, fetchers: Fetchers, clock: Clock
+    ) -> None:
+        fetcher = fetchers(refresh_seconds=60.0)
+        assert fetcher.first_end() is None
+        ends = [NOW + timedelta(hours=hours) for hours in (9, 3, 5)]
+        for number, end in enumerate(ends):
+            leaf = crl_leaf(server, f"/crl{number}", next_update=end)
+            assert (await fetcher.run(chain_check(leaf))).status is ChainStatus.OK
+        assert (await fetcher.run(chain_check(ocsp_leaf(server)))).status is ChainStatus.OK
+        assert fetcher.first_end() == ends[1].timestamp()
+        shown = {figure.labels: figure.value for figure in fetcher.figures() if figure.name.endswith("entries")}
+        assert shown == {("ocsp",): 1, ("crl",): 3}
+        clock.move(hours=4)
+        assert fetcher.first_end() == ends[2].timestamp()
+        clock.move(hours=6)
+        assert fetcher.first_end() is None
+
     async def test_no_more_is_kept_than_allowed(self, server: RevocationServer, fetchers: Fetchers) -> None:
         fetcher = fetchers(max_crl_bytes=1000)
         leaf = crl_leaf(server)
@@ -426,6 +445,25 @@ class TestSharing:
         gate.set()
         assert {found.status for found in await asyncio.gather(*running)} == {ChainStatus.OK}
         assert len(server.log) == 1
+
+    @pytest.mark.parametrize(
+        ("make", "path", "what"), [(ocsp_leaf, "/ocsp", "the OCSP answer"), (crl_leaf, "/crl", "the CRL")]
+    )
+    async def test_who_waits_is_told_which_responder_keeps_it_waiting(
+        self, server: RevocationServer, fetchers: Fetchers, make: Callable[..., Entity], path: str, what: str
+    ) -> None:
+        gate = server.gates[path] = asyncio.Event()
+        requests = [Step(), Step()]
+        fetcher = fetchers()
+        leaf = make(server)
+        running = [request.task(fetcher.run(chain_check(leaf))) for request in requests]
+        await server.wait_for(1)
+        for request in requests:
+            assert request.describe().startswith(f"{what} of 127.0.0.1:{server.port} (")
+            (waited_for,) = request.leaves()
+            assert waited_for.host.startswith("http://")  # no registry is called that
+        gate.set()
+        await asyncio.gather(*running)
 
     async def test_n68_the_first_who_wanted_it_gives_up_and_the_others_get_it(
         self, server: RevocationServer, fetchers: Fetchers

@@ -53,6 +53,11 @@ def leaf(crl_url: str | None = None) -> pki.CertifiedKey:
     return pki.issue(name, extensions, issuer=root(), not_before=NOW - DAY, not_after=NOW + DAY)
 
 
+@cache
+def stranger() -> pki.CertifiedKey:
+    return pki.issue({"CN": "other"}, pki.authority(), issuer=None, not_before=NOW - DAY, not_after=NOW + 900 * DAY)
+
+
 @dataclass
 class MemoryStore:
     """Objects by digest."""
@@ -90,11 +95,12 @@ class KeySource:
 
     certificates: tuple[Certificate, ...] | None
     name: str = "keys"
+    missing: tuple[str, ...] = ()
 
     def material(self) -> KeyMaterial:
         if self.certificates is None:
             raise Undecided("KEYS_UNAVAILABLE", "not loaded")
-        return KeyMaterial(self.certificates)
+        return KeyMaterial(self.certificates, missing=self.missing)
 
     async def refresh(self) -> None:
         """Nothing to load."""
@@ -261,6 +267,26 @@ async def test_n53_keys_that_are_not_loaded_leave_the_signature_undecided() -> N
     assert caught.value.code == "KEYS_UNAVAILABLE"
 
 
+async def test_a_stranger_is_not_known_to_be_one_while_a_key_source_lacks_something() -> None:
+    """He may be the one whose certificate could not be had. A signer who is there counts all the same."""
+    lacking = KeySource(read(stranger()), missing=("certificate b: the vault does not answer",))
+    with pytest.raises(Undecided, match="but keys lacks certificate b: the vault does not answer") as caught:
+        await report(verifier(lacking))
+    assert caught.value.code == "KEYS_UNAVAILABLE"
+    with pytest.raises(Undecided):
+        await report(verifier(KeySource((), missing=("certificate b",))))
+    assert (await report(verifier(KeySource(read(root()), missing=("certificate b",))))).is_success
+    assert (await report(verifier(KeySource(read(stranger()))))).code == "UNTRUSTED_ROOT"
+
+
+async def test_what_is_missing_excuses_nothing_that_it_could_not_mend() -> None:
+    """An identity that is not trusted stays so, whatever certificates there may be besides."""
+    lacking = KeySource(read(root()), missing=("certificate b",))
+    statement = document(trustedIdentities=["x509.subject: C=US, ST=WA, O=Nobody"])
+    made = await report(verifier(lacking, policy=statement))
+    assert (made.code, made.undecided) == ("UNTRUSTED_IDENTITY", False)
+
+
 async def test_a_registry_out_of_reach_leaves_the_signature_undecided() -> None:
     absent = Descriptor(MEDIA_TYPE_MANIFEST, Digest.of(b"gone"), 4, ARTIFACT_TYPE)
     with pytest.raises(Undecided):
@@ -327,3 +353,14 @@ def test_preflight_waives_refuses_or_says_nothing() -> None:
 async def test_without_a_statement_even_a_good_signature_is_refused() -> None:
     elsewhere = Subject(Reference.parse("reg.example.com/elsewhere"), TARGET.digest, TARGET)
     assert (await report(asked=elsewhere)).code == "NO_TRUST_POLICY"
+
+
+def test_trust_anchors_are_told_with_where_they_come_from_and_without_leaves() -> None:
+    anchor = read(root())[0]
+    signer = read(leaf())[0]
+    stores = {
+        (StoreType.CA, "company"): (KeySource((anchor, signer), "keys"), KeySource(None, "down")),
+        (StoreType.TSA, "clocks"): (KeySource((), "none"),),
+    }
+    verifier = NotationVerifier(name="v", document=document(), trust_stores=stores, revocation=Driver(Network()))
+    assert list(verifier.trust_anchors()) == [("keys", "ca:company", anchor)]

@@ -223,7 +223,6 @@ async def test_work_that_misses_the_deadline_is_found_done_by_the_retry(system: 
     [
         (status(500), "REGISTRY_UNAVAILABLE"),
         (reset(), "REGISTRY_UNAVAILABLE"),
-        (status(429, headers={"Retry-After": "7"}), "REGISTRY_THROTTLED"),
         (status(403), "REGISTRY_UNAUTHORIZED"),
     ],
 )
@@ -235,6 +234,16 @@ async def test_a_hiccup_of_the_registry_is_no_verdict(system: System, fault: obj
     assert code in reply.system_error
     system.registry.heal()
     assert (await system.gatekeeper.ask(key)).admitted == {key}
+
+
+async def test_a_registry_that_wants_to_be_left_alone_is_and_nobody_waits_for_it(system: System) -> None:
+    keys = [system.image(name, SIGNER) for name in ("app", "other")]
+    system.registry.fault("/v2/app/*", status(429, headers={"Retry-After": "7"}))
+    for key in keys:
+        reply = await system.gatekeeper.ask(key)
+        assert (reply.status, reply.items) == (200, {})
+        assert reply.system_error.startswith("REGISTRY_THROTTLED")
+    assert len(system.registry.lines) == 1
 
 
 async def test_n13_an_endless_list_of_referrers_is_answered_in_time(system: System) -> None:

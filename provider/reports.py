@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from provider.errors import CountersignError
@@ -137,4 +137,7 @@ def verdict_tail(*, trace_id: str, at: datetime) -> bytes:
         trace_id: the request's.
         at: when the answer was made (aware, UTC); fresh also for a verdict that was kept.
     """
-    return f',"traceID":{json.dumps(trace_id)},"timestamp":"{at:%Y-%m-%dT%H:%M:%S.%fZ}"}}'.encode()
+    time = (
+        at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+    )  # strftime takes ten times as long
+    return f',"traceID":{json.dumps(trace_id)},"timestamp":"{time}Z"}}'.encode()

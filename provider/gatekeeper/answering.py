@@ -88,11 +88,13 @@ class Answer:
     Attributes:
         body: a ProviderResponse.
         counts: keys by outcome: succeeded, refused, invalid, undecided.
+        failed: keys that an error became of, of whatever kind.
         codes: codes of the keys that could not be decided, each once.
     """
 
     body: bytes
     counts: Mapping[str, int]
+    failed: int
     codes: frozenset[str] = field(default=frozenset())
 
 
@@ -150,14 +152,15 @@ class Verification(Endpoint[RenderedVerdict]):
 
     def answer(self, settled: Mapping[str, RenderedVerdict | Failure], trace_id: str) -> Answer:
         tail = verdict_tail(trace_id=trace_id, at=self._clock())
-        items: list[bytes] = []
+        items: list[protocol.Item] = []
         missing: dict[str, Undecided] = {}
-        succeeded = invalid = 0
+        succeeded = invalid = refusals = 0
         for key, outcome in settled.items():
             if not isinstance(outcome, CountersignError):
                 succeeded += outcome.is_success
                 items.append(protocol.value_item(key, b"{", outcome.fragment, tail))
             elif isinstance(outcome, Refused):
+                refusals += 1
                 items.append(protocol.value_item(key, b"{", protocol.refusal_fragment(key, outcome), tail))
             elif isinstance(outcome, InvalidKey):
                 invalid += 1
@@ -169,6 +172,7 @@ class Verification(Endpoint[RenderedVerdict]):
         return Answer(
             body=protocol.render_response(items, system_error=error),
             counts={"succeeded": succeeded, "refused": refused, "invalid": invalid, "undecided": len(missing)},
+            failed=refusals + invalid + len(missing),
             codes=frozenset(error.code for error in missing.values()),
         )
 
@@ -193,7 +197,7 @@ class Mutation(Endpoint[str]):
         return self._resolver.resolve(key)
 
     def answer(self, settled: Mapping[str, str | Failure], trace_id: str) -> Answer:
-        items: list[bytes] = []
+        items: list[protocol.Item] = []
         counts: Counter[str] = Counter()
         codes: set[str] = set()
         for key, outcome in settled.items():
@@ -207,7 +211,8 @@ class Mutation(Endpoint[str]):
                 codes.add(outcome.code)
             else:
                 counts["refused" if isinstance(outcome, Refused) else "invalid"] += 1
-        return Answer(protocol.render_response(items, idempotent=True), counts, frozenset(codes))
+        failed = len(items) - counts["succeeded"]
+        return Answer(protocol.render_response(items, idempotent=True), counts, failed, frozenset(codes))
 
 
 class KeyWork:

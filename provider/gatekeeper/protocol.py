@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
@@ -33,6 +34,9 @@ API_VERSION: Final = "externaldata.gatekeeper.sh/v1beta1"
 ACCEPTED_API_VERSIONS: Final = frozenset({API_VERSION, "externaldata.gatekeeper.sh/v1alpha1"})
 REQUEST_KIND: Final = "ProviderRequest"
 RESPONSE_KIND: Final = "ProviderResponse"
+
+Item = tuple[bytes, ...]  # one item of a response, in pieces
+_REMEMBERED_LENGTH: Final = 256  # characters of a key that is remembered as JSON
 
 MAX_SYSTEM_ERROR: Final = 2048  # characters; Gatekeeper prints it into every denial that lacks a verdict
 MAX_NAMED_KEYS: Final = 10  # keys named for one cause; the others are counted
@@ -84,20 +88,20 @@ def parse_request(body: bytes, limits: RequestLimits) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
-def value_item(key: str, *value: bytes) -> bytes:
+def value_item(key: str, *value: bytes) -> Item:
     """An item with a value. The pieces of `value` make one JSON value in UTF-8; they are trusted and not checked."""
-    return b"".join((b'{"key":', encode_basestring_ascii(key).encode(), b',"value":', *value, b"}"))
+    return (b'{"key":', _json_key(key), b',"value":', *value, b"}")
 
 
-def string_item(key: str, value: str) -> bytes:
+def string_item(key: str, value: str) -> Item:
     """An item whose value is a string, as mutation needs it."""
     return value_item(key, _json(value))
 
 
-def error_item(key: str, error: CountersignError, *, trace_id: str) -> bytes:
+def error_item(key: str, error: CountersignError, *, trace_id: str) -> Item:
     """An item with an error. Gatekeeper caches it after a verification: only for what will not heal."""
     text = f"{explain(error)} (trace-id {trace_id})"
-    return b'{"key":%b,"error":%b}' % (_json(key), _json(text))
+    return (b'{"key":%b,"error":%b}' % (_json(key), _json(text)),)
 
 
 def refusal_fragment(key: str, error: Refused) -> bytes:
@@ -113,7 +117,7 @@ def refusal_fragment(key: str, error: Refused) -> bytes:
     return json.dumps(members).encode()[1:-1]
 
 
-def render_response(items: Sequence[bytes], *, system_error: str = "", idempotent: bool = False) -> bytes:
+def render_response(items: Sequence[Item], *, system_error: str = "", idempotent: bool = False) -> bytes:
     """Put items together to a ProviderResponse.
 
     Args:
@@ -127,9 +131,15 @@ def render_response(items: Sequence[bytes], *, system_error: str = "", idempoten
         b'"idempotent":true,' if idempotent else b"",
     )
     tail = b'],"systemError":%b}}' % _json(system_error) if system_error else b"]}}"
-    first, *others = items or (b"",)
     # One join: an answer can be a megabyte, and each copy of it costs as much as a hundred items.
-    return b"".join((head, first, *(piece for item in others for piece in (b",", item)), tail))
+    pieces = [head]
+    for item in items:
+        pieces += item
+        pieces.append(b",")
+    if items:
+        pieces.pop()
+    pieces.append(tail)
+    return b"".join(pieces)
 
 
 def explain(error: CountersignError) -> str:
@@ -175,6 +185,15 @@ def _named(keys: Sequence[str]) -> str:
     names = ", ".join(printable(key, MAX_NAMED_KEY) for key in keys[:MAX_NAMED_KEYS])
     more = len(keys) - MAX_NAMED_KEYS
     return f"{names} and {more} more" if more > 0 else names
+
+
+def _json_key(key: str) -> bytes:
+    return _remembered_json(key) if len(key) <= _REMEMBERED_LENGTH else _json(key)
+
+
+@lru_cache(maxsize=8192)  # the images of a cluster are asked about again and again
+def _remembered_json(key: str) -> bytes:
+    return _json(key)
 
 
 def _json(text: str) -> bytes:

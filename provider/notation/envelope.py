@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from provider.errors import Refused, printable
@@ -45,6 +47,7 @@ _DECODERS: Final[Mapping[str, Callable[[bytes], UnverifiedEnvelope]]] = {
     cose.MEDIA_TYPE: cose.decode,
 }
 MEDIA_TYPES: Final = tuple(_DECODERS)
+_REMEMBERED_BYTES: Final = 16 * 1024  # of an envelope that is remembered; real ones have 2 to 12 KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,9 @@ class InspectedEnvelope:
 def open_envelope(data: bytes, media_type: str) -> Envelope:
     """Verify an envelope's integrity: everything that needs neither trust, nor time, nor the image.
 
+    Remembered when it holds, for envelopes of ordinary size: the answer depends on the arguments alone, and an image is
+    verified again whenever its verdict has come of age.
+
     Args:
         data: the envelope, untrusted; more than MAX_ENVELOPE_BYTES are refused.
         media_type: what the signature manifest's layer says it is.
@@ -140,6 +146,18 @@ def open_envelope(data: bytes, media_type: str) -> Envelope:
         Refused: ENVELOPE_UNSUPPORTED, ENVELOPE_MALFORMED, ALGORITHM_UNSUPPORTED, SIGNATURE_INVALID,
             CRITICAL_ATTRIBUTE_UNKNOWN, CERTIFICATE_CHAIN_INVALID.
     """
+    data = bytes(data)
+    return _open_remembered(data, media_type) if len(data) <= _REMEMBERED_BYTES else _open(data, media_type)
+
+
+@lru_cache(
+    maxsize=1024
+)  # of 16 KiB at most, which the store keeps as long, and as much again for what is read from them
+def _open_remembered(data: bytes, media_type: str) -> Envelope:
+    return _open(data, media_type)
+
+
+def _open(data: bytes, media_type: str) -> Envelope:
     # (1)
     unverified = _decode(data, media_type)
     # (2)
@@ -173,7 +191,7 @@ def open_envelope(data: bytes, media_type: str) -> Envelope:
         algorithm=algorithm,
         timestamp_token=unverified.timestamp_token,
         signing_agent=unverified.signing_agent,
-        extended_attributes=attributes.extended,
+        extended_attributes=MappingProxyType(dict(attributes.extended)),
     )
 
 

@@ -75,6 +75,26 @@ def test_both_formats_give_the_same_content(signer: Signer, media_type: str) -> 
     assert envelope.payload_content_type == PAYLOAD_TYPE
 
 
+def test_what_was_opened_is_not_opened_again_and_nothing_else_passes_for_it(signer: Signer) -> None:
+    data = signer.jws()
+    opened = open_envelope(data, "application/jose+json")
+    assert open_envelope(bytes(bytearray(data)), "application/jose+json") is opened
+    with pytest.raises(Refused):
+        open_envelope(data, "application/cose")
+    for position in range(0, len(data), 97):
+        altered = data[:position] + bytes((data[position] ^ 1,)) + data[position + 1 :]
+        try:
+            assert open_envelope(altered, "application/jose+json") != opened
+        except Refused:
+            continue
+
+
+def test_a_large_envelope_is_opened_each_time(signer: Signer) -> None:
+    data = signer.jws(header={**signer.jws_unprotected(), "note": "x" * 20_000})
+    first = open_envelope(data, "application/jose+json")
+    assert open_envelope(data, "application/jose+json") is not first
+
+
 @pytest.mark.parametrize(
     "media_type",
     ["", "application/unsupported+json", "application/JOSE+json", "application/jose+json; a=b", "application/json"],

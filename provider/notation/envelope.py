@@ -150,9 +150,7 @@ def open_envelope(data: bytes, media_type: str) -> Envelope:
     return _open_remembered(data, media_type) if len(data) <= _REMEMBERED_BYTES else _open(data, media_type)
 
 
-@lru_cache(
-    maxsize=1024
-)  # of 16 KiB at most, which the store keeps as long, and as much again for what is read from them
+@lru_cache(maxsize=1024)  # of 16 KiB at most, and as much again for what is read from them
 def _open_remembered(data: bytes, media_type: str) -> Envelope:
     return _open(data, media_type)
 

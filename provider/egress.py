@@ -11,12 +11,11 @@ Rules:
   certificate names must be public, unless it is on the same host or the operator listed it. The caller knows who named
   the host and picks the rules; a connector has one set of rules, so that its pooled connections all obey them.
 - An IPv6 address that embeds an IPv4 address is judged as the worse of the two.
-- A server that floods is cut off while it is being read: the event loop is everybody's, and a time limit comes too late
-  for what is parsed in one go. How much of a body is kept is up to who reads it.
 - A proxy is named by the operator. Through a proxy only IP literals and localhost are judged here: the proxy resolves
   names and is then the place for egress rules.
 
-What does not belong here: requests, retries, credentials of registries (stores/), what to fetch (verifiers/).
+What does not belong here: requests, retries, credentials of registries (stores/), what to fetch (verifiers/),
+servers that flood (floods.py).
 Sources: IANA special-purpose address registries, RFC 4291, RFC 6052 (NAT64), RFC 3056 (6to4), RFC 4380 (Teredo).
 """
 
@@ -29,18 +28,17 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from aiohttp import AddrInfoType, ClientConnectorCertificateError, ClientConnectorError, TCPConnector
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from provider.errors import ConfigurationError
+from provider.floods import FloodGuardedConnector
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -52,9 +50,6 @@ KEEPALIVE_SECONDS: Final = 30.0  # below the idle limits of common load balancer
 MAX_REMEMBERED_HOSTS: Final = 4096  # hosts whose spelling is not looked at again: every request asks
 METADATA_ADDRESS: Final = "169.254.169.254"  # of the metadata service that Azure, AWS and Google have in common
 MAX_CONNECTIONS: Final = 1000  # sockets of one connector; far below the usual file limit of 65536
-MAX_HEADS: Final = 16  # answers to one request, all but the last of them informational (1xx); servers send one or two
-MAX_WIRE_BYTES: Final = 64 * 1024 * 1024  # of one answer with its framing; the largest wanted is a CRL of 32 MiB
-_SLICE_BYTES: Final = 16 * 1024  # parsed at once: some 700 of the smallest heads, 5 ms
 
 
 class AddressClass(enum.IntEnum):
@@ -250,7 +245,9 @@ def guarded_connector(
     max_connections_per_host: int = 0,
     keepalive_seconds: float = KEEPALIVE_SECONDS,
 ) -> TCPConnector:
-    """A connector that refuses, at connect time, every address outside the rules. To be called in a running loop.
+    """A connector that refuses, at connect time, every address outside the rules, and bears floods (floods.py).
+
+    To be called in a running loop.
 
     Args:
         rules: what may be connected to; a refusal reaches the caller as the `os_error` of a ClientConnectorError.
@@ -264,7 +261,7 @@ def guarded_connector(
         rules.check_address(str(address[0]))
         return socket.socket(family=family, type=kind, proto=protocol)
 
-    return _GuardedConnector(
+    return FloodGuardedConnector(
         ssl=tls if tls is not None else tls_context(),
         limit=MAX_CONNECTIONS,
         limit_per_host=max_connections_per_host,
@@ -272,56 +269,6 @@ def guarded_connector(
         ttl_dns_cache=DNS_CACHE_SECONDS,
         socket_factory=guarded_socket,
     )
-
-
-class _GuardedConnector(TCPConnector):
-    """A connector whose connections bear floods."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        # aiohttp has no public place for this; test_egress.py floods a connection, to see that it still is this one.
-        make: Callable[..., ResponseHandler] = _FloodGuard
-        self._factory = partial(make, loop=self._loop)
-
-
-class _FloodGuard(ResponseHandler):
-    """Reads the answers of one connection, and ends it when there is no end to them.
-
-    aiohttp queues every answer that it parses, asked for or not, and waits for the last after any number of `100
-    Continue`; a single read of uvloop's can bring it several megabytes, which are 300,000 of them and five seconds.
-    """
-
-    _heads = 0
-    _bytes = 0
-    _ended = False
-
-    def set_response_params(self, **params: Any) -> None:
-        """A request begins."""
-        self._heads = self._bytes = 0
-        super().set_response_params(**params)
-
-    def feed_data(self, data: Any, size: int = 0) -> None:
-        """A head was parsed."""
-        self._heads += 1
-        if self._heads <= MAX_HEADS:
-            super().feed_data(data, size)
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes came in."""
-        for start in range(0, len(data), _SLICE_BYTES) or (0,):
-            if self._ended:
-                return
-            part = data[start : start + _SLICE_BYTES]
-            self._bytes += len(part)
-            super().data_received(part)
-            if self._heads > MAX_HEADS or self._bytes > MAX_WIRE_BYTES:
-                self._end()
-
-    def _end(self) -> None:
-        self._ended = True
-        self.set_exception(HttpProcessingError(code=400, message="there is no end to the answer"))
-        if self.transport is not None:
-            self.transport.abort()
 
 
 def connection_problem(error: ClientConnectorError | ClientConnectorCertificateError) -> str:

@@ -2,7 +2,7 @@
 
 Rules:
 - A Protocol here has at most four methods; a new back-end is one file that satisfies one of them, one line in
-  assembly.py, one model in configuration/resources.py, and a run of the Protocol's contract test in tests/contracts.
+  components.py, one model in configuration/resources.py, and a run of the Protocol's contract test in tests/contracts.
 - Every method that reads foreign data bounds what it reads, and raises only errors of provider.errors.
 - Time is an argument (`at`); nobody below the executor reads a clock to decide.
 - Objects that hold connections also have `async def aclose(self) -> None`; assembly closes them when a snapshot

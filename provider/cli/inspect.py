@@ -12,7 +12,6 @@ from typing import Any
 import click
 from rich.tree import Tree
 
-from provider.assembly import Environment
 from provider.cli import EXIT_OK
 from provider.cli.options import config_option, log_options, output_option
 from provider.cli.rendering import console, line, progress
@@ -25,6 +24,7 @@ from provider.notation.envelope import InspectedEnvelope, inspect_envelope
 from provider.notation.payload import parse_payload
 from provider.notation.timestamp import inspect_timestamp
 from provider.oci import Descriptor, Manifest, Reference, Subject
+from provider.parts import Environment
 from provider.stores.oras import OrasStore
 from provider.stores.profile import OrasStoreSettings
 from provider.telemetry import LogFormat, configure_logging

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
-from provider.assembly import Assembler, Environment
+from provider.assembly import Assembler
 from provider.configuration.manifests import load
 from provider.executor import Executor, ExecutorSettings
+from provider.parts import Environment
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from provider.assembly import Assembler, Environment
+from provider.assembly import Assembler
 from provider.configuration.manifests import load
 from provider.demo import pki
 from provider.demo.admission import (
@@ -51,6 +51,7 @@ from provider.gatekeeper.protocol import API_VERSION, REQUEST_KIND
 from provider.gatekeeper.server import VERIFY_PATH, Server
 from provider.gatekeeper.settings import ListenerSettings, ServerSettings
 from provider.gatekeeper.tls import ServingTLS, TLSFiles
+from provider.parts import Environment
 from provider.telemetry import Metrics
 
 ADDRESS: Final = "127.0.0.1"

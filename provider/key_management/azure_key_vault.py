@@ -14,7 +14,7 @@ Rules:
 - What a version holds never changes, so it is asked for once. Private keys never get here (key_vault_content.py).
 
 What does not belong here: the SDK (key_vault_client.py), which version counts (key_vault_versions.py), when to refresh
-(assembly.py), which certificate may anchor trust (notation/certificates.py).
+(parts.py), which certificate may anchor trust (notation/certificates.py).
 Source: Ratify v1.4 key management provider azurekeyvault; versionHistoryLimit of its development branch.
 """
 

@@ -9,7 +9,7 @@ Rules:
 - Everything wrong with a folder is told at once. A failed refresh keeps what was loaded before.
 - A Kubernetes volume is read as what it stands for: its links are not links (folders.py).
 
-What does not belong here: which store of a policy a folder serves (assembly.py).
+What does not belong here: which store of a policy a folder serves (components.py).
 Source: notaryproject/specifications, trust-store-trust-policy.md "Trust Store"; notation-go refuses links and folders
 too.
 """

@@ -5,14 +5,13 @@ Rules:
   is what the manifest says of it; registries do not know it.
 - A tag costs one HEAD, a digest nothing; then the list, the manifest, the blob: four requests or three, and one token a
   repository while it lasts. Objects that were checked are kept by digest and cost nothing again.
-- Not found is a decision only when a registry says it. A bare 404 may come from whatever stands in front of one.
 - The list of referrers comes from the referrers API, else from the tag schema; which of them a repository has is
   remembered, and a registry that had the API once is not believed to have lost it.
 - Redirects: for blobs, three at most, https unless the registry itself is plain http, Authorization for the registry's
   own origin alone.
 
-What does not belong here: connections and retries (transport.py), credentials (tokens.py), what a signature is
-(verifiers/).
+What does not belong here: connections and retries (transport.py), credentials (tokens.py), what a response says
+(responses.py, referrers.py), what a signature is (verifiers/).
 Sources: OCI distribution-spec 1.1; facts notary 1.2; attacks N01 to N06, N13, N15, N25, N26, N33, N38.
 """
 
@@ -25,15 +24,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from cachetools import LRUCache, TTLCache
 from yarl import URL
 
-from provider import strict_json
 from provider.cache import ByteBoundedCache
 from provider.egress import ProxySettings
-from provider.errors import CountersignError, Refused, Undecided
+from provider.errors import Refused, Undecided
 from provider.figures import Figure
 from provider.interfaces import Credential, CredentialProvider
 from provider.oci import (
@@ -54,6 +52,17 @@ from provider.stores.objects import check_object, check_size
 from provider.stores.pacing import time_limit
 from provider.stores.profile import OrasStoreSettings, Repository
 from provider.stores.referrers import next_page, referrers_tag, select
+from provider.stores.responses import (
+    announced,
+    content,
+    error_codes,
+    hashed,
+    index_of,
+    protocol_error,
+    redirect_target,
+    says_not_found,
+    unexpected,
+)
 from provider.stores.tokens import Authenticator
 from provider.stores.transport import MAX_ERROR_BYTES, Request, Response, Transport
 
@@ -77,7 +86,6 @@ _IMAGE_TYPES: Final = ", ".join(
 TRACEPARENT: Final = "traceparent"  # W3C Trace Context, section 3.2
 
 _W3C_TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
-_LOCATION = re.compile(r"[\x21-\x7e]+")  # visible ASCII: the request line is made of it
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _NO_SUCH_API: Final = frozenset({404, 405, 501})
 
@@ -148,15 +156,15 @@ class OrasStore:
         async with self._time_limit(Stage.RESOLVE, what):
             response = await self._ask(repository, _request("HEAD", url, what, accept=_IMAGE_TYPES))
             if response.status == 200 and "Docker-Content-Digest" in response.headers:
-                return Subject(reference, *_announced(repository, response))
+                return Subject(reference, *announced(repository, response))
             if response.status not in (200, *_NO_SUCH_API):
-                raise _unexpected(repository, response, what)
+                raise unexpected(repository, response, what)
             # No digest, no HEAD, or a 404 that cannot say whose it is: the body tells.
             request = _request("GET", url, what, accept=_IMAGE_TYPES, max_bytes=MAX_MANIFEST_BYTES)
             response = await self._ask(repository, request)
         if response.status != 200:
-            raise _unexpected(repository, response, what)
-        return Subject(reference, *_hashed(repository, response))
+            raise unexpected(repository, response, what)
+        return Subject(reference, *hashed(repository, response))
 
     async def list_referrers(self, subject: Subject, artifact_type: str | None) -> AsyncIterator[Descriptor]:
         """List what refers to the subject; see interfaces.Store. An entry that is listed twice is given once.
@@ -196,7 +204,7 @@ class OrasStore:
         request = _request("GET", url, what, accept=descriptor.media_type, max_bytes=descriptor.size)
         async with self._time_limit(Stage.FETCH, what):
             response = await self._ask(repository, request)
-        data = _content(repository, descriptor, response, what)
+        data = content(repository, descriptor, response, what)
         if response.media_type != descriptor.media_type.lower():
             raise Refused(
                 "MANIFEST_INVALID",
@@ -224,7 +232,7 @@ class OrasStore:
         request = _request("GET", repository.blob_url(descriptor.digest), what, max_bytes=descriptor.size)
         async with self._time_limit(Stage.FETCH, what):
             response = await self._ask_following(repository, request)
-        data = _content(repository, descriptor, response, what)
+        data = content(repository, descriptor, response, what)
         self._keep(key, data)
         return data
 
@@ -298,17 +306,19 @@ class OrasStore:
         for _ in range(MAX_REDIRECTS):
             if response.status not in _REDIRECTS:
                 return response
-            url = _redirect_target(repository, sent, response)
+            url = redirect_target(repository, sent, response)
             # Off the registry's origin without Authorization, which does not come back either.
             sent = replace(sent if url.origin() == repository.origin else request, url=url)
             response = await self._transport.send(sent, repository.redirect_route(url))
             if response.status not in (200, *_REDIRECTS):
-                raise _protocol(
+                raise protocol_error(
                     f"{sent.host}, where {repository.domain} redirected to, answered {response.status}, asked for "
                     f"{request.what}"
                 )
         if response.status in _REDIRECTS:
-            raise _protocol(f"{repository.domain} redirects more than {MAX_REDIRECTS} times, asked for {request.what}")
+            raise protocol_error(
+                f"{repository.domain} redirects more than {MAX_REDIRECTS} times, asked for {request.what}"
+            )
         return response
 
     async def _pages(
@@ -330,10 +340,10 @@ class OrasStore:
         tag = referrers_tag(digest)
         async with self._time_limit(Stage.REFERRERS, what):
             response = await self._ask(repository, _index_request(repository.manifest_url(tag), f"{what} by tag"))
-        if response.status == 404 and _says_not_found(response):
+        if response.status == 404 and says_not_found(response):
             return
         if response.status != 200:
-            raise _unexpected(repository, response, f"{what} by tag")
+            raise unexpected(repository, response, f"{what} by tag")
         if response.media_type != MEDIA_TYPE_INDEX:
             raise Refused(
                 "MANIFEST_INVALID",
@@ -341,7 +351,7 @@ class OrasStore:
                 expected=MEDIA_TYPE_INDEX,
                 found=response.media_type or "none",
             )
-        index = _index(response, what)
+        index = index_of(response, what)
         # Only a list found this way is proof: asking for an unknown digest must not turn the API off for others.
         self._without_api[name] = True
         yield index, {}
@@ -354,8 +364,8 @@ class OrasStore:
             Undecided: REGISTRY_PROTOCOL.
         """
         had_it = (repository.domain, repository.path) in self._with_api
-        if response.status not in (200, *_NO_SUCH_API) or had_it or "NAME_UNKNOWN" in _error_codes(response):
-            raise _unexpected(repository, response, what)
+        if response.status not in (200, *_NO_SUCH_API) or had_it or "NAME_UNKNOWN" in error_codes(response):
+            raise unexpected(repository, response, what)
 
     async def _follow_pages(
         self, repository: Repository, url: URL, response: Response, what: str
@@ -365,11 +375,11 @@ class OrasStore:
         left = self._settings.listing_timeout_seconds
         while True:
             following = next_page(url, response.headers.getall("Link", []))
-            yield _index(response, what), response.headers
+            yield index_of(response, what), response.headers
             if following is None:
                 return
             if following in seen:
-                raise _protocol(f"{repository.domain} links the pages of {what} in a circle")
+                raise protocol_error(f"{repository.domain} links the pages of {what} in a circle")
             if len(seen) >= self._settings.max_referrer_pages:
                 raise _too_many(f"{what} fill more than {self._settings.max_referrer_pages} pages")
             seen.add(following)
@@ -384,7 +394,7 @@ class OrasStore:
                     f"the pages of {what} took longer than {self._settings.listing_timeout_seconds:g} s",
                 )
             if response.status != 200 or response.media_type != MEDIA_TYPE_INDEX:
-                raise _unexpected(repository, response, f"a further page of {what}")
+                raise unexpected(repository, response, f"a further page of {what}")
 
     @asynccontextmanager
     async def _time_limit(self, stage: Stage, what: str, seconds: float | None = None) -> AsyncIterator[None]:
@@ -414,129 +424,6 @@ def _request(method: str, url: URL, what: str, *, accept: str = "*/*", max_bytes
 
 def _index_request(url: URL, what: str) -> Request:
     return _request("GET", url, what, accept=MEDIA_TYPE_INDEX, max_bytes=MAX_MANIFEST_BYTES)
-
-
-def _announced(repository: Repository, response: Response) -> tuple[Digest, Descriptor | None]:
-    """Digest and descriptor from the header fields of a manifest.
-
-    Raises:
-        Undecided: REGISTRY_PROTOCOL, for a digest that is none (N33).
-    """
-    text = response.headers["Docker-Content-Digest"].strip()
-    try:
-        digest = Digest.parse(text)
-    except ValueError as error:
-        raise _protocol(f"{repository.domain} announces a bad digest: {error}", found=text) from None
-    try:
-        return digest, Descriptor(response.media_type, digest, int(response.headers["Content-Length"]))
-    except (KeyError, ValueError):
-        return digest, None
-
-
-def _hashed(repository: Repository, response: Response) -> tuple[Digest, Descriptor | None]:
-    """Digest and descriptor of a manifest that was fetched by tag, from its bytes (N26).
-
-    Raises:
-        Refused: MANIFEST_INVALID, DIGEST_MISMATCH.
-        Undecided: REGISTRY_PROTOCOL.
-    """
-    if response.oversized:
-        raise Refused("MANIFEST_INVALID", f"the tagged manifest is larger than {MAX_MANIFEST_BYTES} bytes")
-    digest = Digest.of(response.body)
-    if "Docker-Content-Digest" in response.headers:
-        digest, _ = _announced(repository, response)
-        if not digest.matches(response.body):
-            raise Refused(
-                "DIGEST_MISMATCH",
-                f"{repository.domain} sent a tagged manifest that is not of the digest it announced",
-                expected=str(digest),
-                found=str(Digest.of(response.body, digest.algorithm)),
-            )
-    try:
-        return digest, Descriptor(response.media_type, digest, len(response.body))
-    except ValueError:
-        return digest, None
-
-
-def _content(repository: Repository, descriptor: Descriptor, response: Response, what: str) -> bytes:
-    """The body of a 200, checked against the descriptor.
-
-    Raises:
-        Refused: IMAGE_NOT_FOUND, DIGEST_MISMATCH.
-        Undecided: REGISTRY_PROTOCOL.
-    """
-    if response.status != 200:
-        raise _unexpected(repository, response, what)
-    if response.oversized:
-        raise Refused(
-            "DIGEST_MISMATCH",
-            f"{repository.domain} sent more than the descriptor of {what} says",
-            expected=f"{descriptor.size} bytes",
-            found="more",
-        )
-    return check_object(descriptor, response.body, what)
-
-
-def _index(response: Response, what: str) -> Index:
-    if response.oversized:
-        raise Refused("MANIFEST_INVALID", f"a list of {what} is larger than {MAX_MANIFEST_BYTES} bytes")
-    return Index.parse(response.body)
-
-
-def _redirect_target(repository: Repository, sent: Request, response: Response) -> URL:
-    """Where a redirect leads, if it may be followed there; the address is judged when it is connected to.
-
-    Raises:
-        Undecided: REGISTRY_PROTOCOL.
-    """
-    location = response.headers.get("Location", "")
-    try:
-        # Encoded: a signed URL must arrive as it was sent.
-        url = sent.url.join(URL(location, encoded=True)).with_fragment(None)
-        usable = bool(location) and url.scheme in ("http", "https") and bool(url.raw_host) and url.port is not None
-    except ValueError:
-        usable = False
-    if not usable or url.raw_user is not None or url.raw_password is not None or _LOCATION.fullmatch(location) is None:
-        raise _protocol(f"{repository.domain} redirects to what is no http or https URL, asked for {sent.what}")
-    if url.scheme != "https" and not repository.profile.plain_http:
-        raise _protocol(
-            f"{repository.domain} redirects to {url.host_port_subcomponent} without TLS, asked for {sent.what}"
-        )
-    return url
-
-
-def _error_codes(response: Response) -> frozenset[str]:
-    """The codes of an OCI error body (distribution-spec "Error Codes"); empty when it is none."""
-    try:
-        document: Any = strict_json.loads(response.body, max_bytes=MAX_ERROR_BYTES)
-    except strict_json.MalformedJSONError:
-        return frozenset()
-    errors = document.get("errors") if isinstance(document, dict) else None
-    if not isinstance(errors, list):
-        return frozenset()
-    codes = (error.get("code") for error in errors if isinstance(error, dict))
-    return frozenset(code for code in codes if isinstance(code, str))
-
-
-def _says_not_found(response: Response) -> bool:
-    """Whether a 404 comes from a registry: it has an OCI error body, or the field that registries send."""
-    return bool(_error_codes(response)) or "Docker-Distribution-Api-Version" in response.headers
-
-
-def _unexpected(repository: Repository, response: Response, what: str) -> CountersignError:
-    if response.status == 404 and _says_not_found(response):
-        return Refused("IMAGE_NOT_FOUND", f"the registry {repository.domain} does not know {what}")
-    if response.status == 404:
-        return _protocol(
-            f"{repository.domain} answered 404 for {what} without saying that it is a registry",
-            expected="an OCI error body, or the field Docker-Distribution-Api-Version",
-        )
-    kind = f" of type {response.media_type or 'none'}" if response.status == 200 else ""
-    return _protocol(f"{repository.domain} answered {response.status}{kind}, asked for {what}")
-
-
-def _protocol(reason: str, *, expected: str | None = None, found: str | None = None) -> Undecided:
-    return Undecided("REGISTRY_PROTOCOL", reason, expected=expected, found=found)
 
 
 def _too_many(reason: str) -> Refused:

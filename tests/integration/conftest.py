@@ -11,10 +11,10 @@ from tests.integration.replica import bare
 from tests.simulators.kubernetes import KubernetesSimulator
 from tests.simulators.layout import write_layout
 from tests.simulators.registry import Repository
+from tests.simulators.signed_images import push_image, sign
 from tests.simulators.signer import Signer
 from tests.unit.configuration.objects import one
 from tests.unit.configuration.samples import SIGNER
-from tests.unit.test_assembly import push_image, sign
 
 
 @pytest.fixture(scope="session")

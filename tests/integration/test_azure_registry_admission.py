@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from provider.assembly import Assembler, Environment
+from provider.assembly import Assembler
 from provider.azure.sdk import load_sdk
 from provider.configuration.manifests import load
 from provider.demo import pki
@@ -20,6 +20,7 @@ from provider.executor import Executor
 from provider.gatekeeper.server import Server
 from provider.gatekeeper.settings import ListenerSettings, ServerSettings
 from provider.gatekeeper.tls import ServingTLS, TLSFiles
+from provider.parts import Environment
 from provider.telemetry import Metrics
 from tests.integration.test_admission import MANIFESTS, ROOT, SIGNER, STRANGER, push_signature
 from tests.simulators.azure.cloud import REGISTRY, STORAGE, Cloud, cloud

@@ -28,13 +28,14 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
-from provider.assembly import Assembler, Environment
+from provider.assembly import Assembler
 from provider.configuration.manifests import Manifest, read_set
 from provider.configuration.resources import ResourceSet
 from provider.demo import pki, signing
 from provider.errors import Undecided
 from provider.executor import Executor, ExecutorSettings
 from provider.key_management.azure_key_vault import AzureKeyVaultProvider
+from provider.parts import Environment
 from provider.telemetry import Metrics
 from tests.chart.rendering import CHART
 from tests.chart.test_article import GOLDEN, INSTALLATIONS, PRELUDE, VARIABLES

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from provider.assembly import Assembler, Environment
+from provider.assembly import Assembler
 from provider.configuration.manifests import load
 from provider.credentials.aws import ElasticContainerRegistryCredentials
 from provider.credentials.renewal import FAILURE_PAUSE_SECONDS, REFUSAL_PAUSE_SECONDS
@@ -24,6 +24,7 @@ from provider.errors import Undecided
 from provider.executor import Executor
 from provider.interfaces import Credential
 from provider.oci import Reference
+from provider.parts import Environment
 from provider.stores.oras import OrasStore
 from tests.integration.test_admission import MANIFESTS, ROOT, SIGNER, push_signature
 from tests.simulators.azure.entra import service_account_token

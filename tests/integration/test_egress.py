@@ -13,8 +13,6 @@ from aiohttp import web
 
 from provider.egress import (
     LOOPBACK_ALLOWED,
-    MAX_HEADS,
-    MAX_WIRE_BYTES,
     PRIVATE_ALLOWED,
     PUBLIC_ONLY,
     EgressRefusedError,
@@ -24,6 +22,7 @@ from provider.egress import (
     tls_context,
 )
 from provider.errors import Undecided
+from provider.floods import MAX_HEADS, MAX_WIRE_BYTES
 from provider.oci import Reference
 from provider.stores.oras import OrasStore
 from tests.simulators.listener import Listener, RecordedRequest, Reply, raw

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from provider.assembly import Assembler, Environment
+from provider.assembly import Assembler
 from provider.configuration.manifests import load
 from provider.credentials.google import SCOPE, ArtifactRegistryCredentials
 from provider.credentials.renewal import REFUSAL_PAUSE_SECONDS
@@ -23,6 +23,7 @@ from provider.egress import ProxySettings
 from provider.errors import Undecided
 from provider.executor import Executor
 from provider.oci import Reference
+from provider.parts import Environment
 from provider.stores.oras import OrasStore
 from provider.stores.profile import RegistryProfile
 from tests.integration.test_admission import MANIFESTS, ROOT, SIGNER, push_signature

@@ -19,12 +19,13 @@ import pytest
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from provider.assembly import Assembler, Environment
+from provider.assembly import Assembler
 from provider.configuration.manifests import load
 from provider.demo import pki
 from provider.executor import Executor
 from provider.gatekeeper.server import Server
 from provider.gatekeeper.settings import ListenerSettings, ServerSettings
+from provider.parts import Environment
 from provider.telemetry import Metrics
 from provider.tracing import Tracing
 from tests.integration.test_admission import MANIFESTS, ROOT, SIGNER, STRANGER, push_signature

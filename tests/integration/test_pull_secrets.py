@@ -17,7 +17,7 @@ import pytest
 from lightkube import AsyncClient
 from structlog.testing import capture_logs
 
-from provider.assembly import Assembler, Environment
+from provider.assembly import Assembler
 from provider.credentials.chain import CredentialChain
 from provider.credentials.docker_config import MAX_CONFIG_BYTES
 from provider.credentials.kubernetes import (
@@ -33,6 +33,7 @@ from provider.errors import ConfigurationError, Undecided
 from provider.executor import Snapshot
 from provider.interfaces import Credential, CredentialProvider
 from provider.oci import Descriptor, Reference, Subject
+from provider.parts import Environment
 from provider.stores.oras import MAX_CREDENTIALS, OrasStore
 from provider.stores.tokens import SPURNED_SECONDS
 from tests.simulators.kubernetes import KubernetesSimulator

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from provider.assembly import STAND_INS
+from provider.components import STAND_INS
 from provider.configuration.resources import Component, Resource, Unusable
 from provider.errors import Undecided
 from provider.interfaces import PolicyEnforcer, Standing, Store

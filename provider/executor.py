@@ -206,6 +206,11 @@ class Executor:
         """The snapshot in use, None before the first."""
         return self._snapshot
 
+    @property
+    def suspects_any(self) -> bool:
+        """Whether a registry is suspect (patience.py), so that who is in no hurry had better not ask now."""
+        return self._patience.suspects_any
+
     def remembered(self, key: str) -> RenderedVerdict | None:
         """The verdict on a key if one is kept, without waiting for anything."""
         return None if self._snapshot is None else self._answers.peek((self._snapshot.generation, key))

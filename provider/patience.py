@@ -167,6 +167,11 @@ class Patience:
         if standing is not None:
             standing.lift()
 
+    @property
+    def suspects_any(self) -> bool:
+        """Whether a host is suspect now."""
+        return any(standing.overdue for standing in self._standings.values())
+
     def figures(self) -> Iterator[Figure]:
         """How many hosts there are, each once, whatever the work and its scope."""
         suspects = {where.host for where, standing in self._standings.items() if standing.overdue}

@@ -9,7 +9,8 @@ ClusterRole every one if tenants may have NamespacedStores with k8Secrets):
 
     secrets, serviceaccounts    get
 
-What does not belong here: what is run (serving.py), options of the rotation (rotation_options.py).
+What does not belong here: what is run (serving.py), options of the rotation (rotation_options.py) and of a warm start
+(prewarm_options.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from click.core import ParameterSource
 
 from provider.cli import EXIT_OK
 from provider.cli.options import HeaderName, NumberRange, SectionedCommand, config_option, log_options, option
+from provider.cli.prewarm_options import prewarm_flags, prewarm_options
 from provider.cli.rotation_options import RotationFlags, rotation_flags, rotation_options
 from provider.cli.serving import ServeSettings, run
 from provider.errors import UsageError
@@ -185,6 +187,7 @@ _LOG = "Log"
     default=RequestLimits().max_body_bytes,
     help="Bytes of one request.",
 )
+@prewarm_options
 @option(
     "--trace-header",
     "trace_headers",
@@ -239,6 +242,11 @@ def serve(
     otel: bool,
     log_level: str,
     log_format: str,
+    prewarm_file: Path | None,
+    prewarm_pods: bool,
+    prewarm_snapshot: Path | None,
+    prewarm_concurrency: int,
+    prewarm_wait_seconds: float,
     **rotation_values: Any,
 ) -> int:
     """Answer Gatekeeper: POST /ratify/gatekeeper/v1/verify and /ratify/gatekeeper/v1/mutate over TLS 1.3.
@@ -289,6 +297,14 @@ def serve(
         metrics=None if _is_without_metrics(no_metrics) else probe_settings(host, metrics_port),
         trace_header=registry_trace_header,
         otel=otel,
+        prewarm=prewarm_flags(
+            cluster=cluster,
+            prewarm_file=prewarm_file,
+            prewarm_pods=prewarm_pods,
+            prewarm_snapshot=prewarm_snapshot,
+            prewarm_concurrency=prewarm_concurrency,
+            prewarm_wait_seconds=prewarm_wait_seconds,
+        ),
     )
     configure_logging(log_level, LogFormat(log_format))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -17,7 +17,7 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,16 +26,19 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import structlog
 
 from provider import __version__
-from provider.assembly import Assembler, Environment
+from provider.assembly import Assembler
+from provider.cli.prewarm_options import PrewarmFlags
 from provider.cli.rotation_options import RotationFlags
 from provider.configuration.manifests import watch
 from provider.configuration.resources import ResourceSet
 from provider.errors import ConfigurationError
-from provider.executor import Executor, ExecutorSettings
+from provider.executor import Executor, ExecutorSettings, RenderedVerdict, Snapshot
 from provider.gatekeeper.probes import HealthServer, MetricsServer
 from provider.gatekeeper.server import Server
 from provider.gatekeeper.settings import ListenerSettings, ServerSettings
 from provider.gatekeeper.tls import ServingTLS, TLSFiles
+from provider.parts import Environment
+from provider.prewarming import Prewarming, Recent, Recorder
 from provider.telemetry import Metrics
 from provider.tracing import Tracing, open_tracing
 
@@ -67,6 +70,7 @@ class ServeSettings:
         metrics: the same of the metrics; None has none.
         trace_header: header that registries are told the trace id of a request in; None for none.
         otel: whether spans are made (tracing.py).
+        prewarm: how the provider starts warm; None when it does not.
     """
 
     config: Path | None
@@ -82,6 +86,7 @@ class ServeSettings:
     metrics: ListenerSettings | None
     trace_header: str | None = None
     otel: bool = False
+    prewarm: PrewarmFlags | None = None
 
 
 class _Readiness:
@@ -90,6 +95,12 @@ class _Readiness:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self.server: Server | None = None
+        self.prewarming: Prewarming | None = None
+
+    def is_busy(self) -> bool:
+        """Whether requests wait, or a registry keeps them waiting, or nobody will ask any more."""
+        server = self.server
+        return server is None or server.stopping or server.unfinished > 0 or self._executor.suspects_any
 
     def why_not(self) -> str | None:
         """None when they can, otherwise why not."""
@@ -97,7 +108,11 @@ class _Readiness:
             return "there is no serving certificate yet"
         if self.server.stopping:
             return "stopping"
-        return None if self._executor.snapshot is not None else "no good configuration is loaded"
+        if self._executor.snapshot is None:
+            return "no good configuration is loaded"
+        if self.prewarming is not None and self.prewarming.holds_up_readiness:
+            return "a warm start is being prepared"
+        return None
 
 
 async def run(settings: ServeSettings) -> None:
@@ -124,7 +139,8 @@ async def run(settings: ServeSettings) -> None:
             trace_header=settings.trace_header,
             count_answer=metrics.count_registry_answer,
         )
-        assembler = Assembler(executor.use, environment=environment, metrics=metrics)
+        warm = _WarmStart(settings.prewarm, executor, client, readiness)
+        assembler = Assembler(warm.use, environment=environment, metrics=metrics)
         for part in (executor, assembler):
             metrics.figures.read_from(part.figures)
         stack.push_async_callback(assembler.aclose)
@@ -135,13 +151,13 @@ async def run(settings: ServeSettings) -> None:
         if tls is None:
             return
         server = readiness.server = Server(
-            executor,
+            warm.verifier,
             executor,
             listener=settings.listener,
             settings=settings.server,
             tls=tls,
             metrics=metrics,
-            remembered=executor.remembered,
+            remembered=warm.verifier.remembered,
             tracing=tracing,
         )
         metrics.figures.read_from(server.figures)
@@ -154,6 +170,7 @@ async def run(settings: ServeSettings) -> None:
                 tls.watch(),
                 _configure(source.sets, assembler, metrics),
                 *source.beside(assembler),
+                *warm.works(),
                 *(() if rotation is None else (rotation.run(tls.reload),)),
             ),
             {
@@ -162,6 +179,44 @@ async def run(settings: ServeSettings) -> None:
                 "certificate": "self-managed" if rotation is not None else "given",
             },
         )
+
+
+class _WarmStart:
+    """What a warm start has to do with the rest: nothing, unless it was asked for."""
+
+    def __init__(
+        self, flags: PrewarmFlags | None, executor: Executor, client: AsyncClient | None, readiness: _Readiness
+    ) -> None:
+        self._flags = flags
+        self._executor = executor
+        self._recent = Recent()
+        self._prewarming: Prewarming | None = None
+        self.verifier: Executor | Recorder[RenderedVerdict] = executor
+        if flags is not None:
+            self._prewarming = flags.prewarming(executor, client, self._recent, busy=readiness.is_busy)
+            readiness.prewarming = self._prewarming
+            if flags.snapshot is not None:
+                self.verifier = Recorder(executor.verify, executor.remembered, self._recent)
+
+    def use(self, snapshot: Snapshot) -> None:
+        """A good configuration is there."""
+        self._executor.use(snapshot)
+        if self._prewarming is not None:
+            self._prewarming.begin()
+
+    def works(self) -> Iterator[Coroutine[Any, Any, NoReturn]]:
+        """What is to be run."""
+        if self._flags is not None and self._prewarming is not None:
+            yield _for_ever(self._prewarming.run())
+            if self._flags.snapshot is not None:
+                yield self._recent.keep_saved(self._flags.snapshot, self._flags.settings.save_seconds)
+
+
+async def _for_ever(work: Coroutine[Any, Any, None]) -> NoReturn:
+    """Work whose end does not end the command."""
+    await work
+    while True:
+        await asyncio.Event().wait()
 
 
 async def _serve(

@@ -226,6 +226,24 @@ def test_pull_secrets_are_read_only_where_values_say_so() -> None:
     assert set(roles) == {"team", "gatekeeper-system", "all"}
 
 
+def test_pods_are_listed_only_where_values_say_so() -> None:
+    warm = {"provider": {"prewarm": {"images": ["registry.example.com/app:v1"], "snapshot": True}}}
+    assert "pods" not in rights(template(GIVEN, warm))
+    assert rights(template(GIVEN, {"provider": {"prewarm": {"pods": True}}}))["pods"] == {("list", "*")}
+
+
+def test_the_options_of_a_warm_start_are_those_that_serve_takes() -> None:
+    values = {"prewarm": {"images": ["a.example/b:v1"], "pods": True, "snapshot": True, "waitSeconds": 20}}
+    rendered = template(MINIMAL, {"provider": values})
+    _, *arguments = rendered.args
+    found = serve.make_context("serve", arguments).params
+    assert (found["prewarm_pods"], found["prewarm_wait_seconds"]) == (True, 20.0)
+    mounts = [mount["mountPath"] for mount in rendered.container["volumeMounts"]]
+    assert str(found["prewarm_file"].parent) in mounts
+    assert str(found["prewarm_snapshot"].parent) in mounts
+    assert not [argument for argument in template(MINIMAL).args if "prewarm" in argument]
+
+
 # -- the command line --------------------------------------------------------------------------------------------------
 
 

@@ -154,6 +154,20 @@ The serving certificate as JSON:
 {{- if $provider.mutation.keepTag }}
 - --mutation-keep-tag
 {{- end }}
+{{- with $provider.prewarm }}
+{{- if .images }}
+- --prewarm-file=/usr/local/prewarm/images
+{{- end }}
+{{- if .pods }}
+- --prewarm-pods
+{{- end }}
+{{- if .snapshot }}
+- --prewarm-snapshot=/tmp/prewarm-snapshot
+{{- end }}
+{{- if and .waitSeconds (or .images .pods .snapshot) }}
+- --prewarm-wait-seconds={{ include "countersign.integer" .waitSeconds }}
+{{- end }}
+{{- end }}
 {{- range .Values.logger.requestHeaders.traceIDHeaderName }}
 {{- if . }}
 - {{ printf "--trace-header=%s" . | quote }}

@@ -53,6 +53,10 @@ def settings(*options: str) -> RotationSettings:
         (("--cluster", *CONFIG, *GIVEN), "--cluster and --config contradict"),
         (GIVEN, "a configuration is needed (expected --config PATH for manifests, or --cluster"),
         ((*CONFIG, *GIVEN, "--namespace", "x"), "--namespace has a meaning with --cluster or --rotate-certs only"),
+        ((*CONFIG, *GIVEN, "--prewarm-pods"), "--prewarm-pods has a meaning with --cluster only"),
+        ((*CONFIG, *GIVEN, "--prewarm-wait-seconds", "5"), "--prewarm-wait-seconds has nothing to wait for"),
+        ((*CONFIG, *GIVEN, "--prewarm-wait-seconds", "301"), "is not in the range 0.0<=x<=300.0"),
+        ((*CONFIG, *GIVEN, "--prewarm-concurrency", "65"), "is not in the range 1<=x<=64"),
         (("--cluster",), "a serving certificate is needed (expected --cert-dir, or --cert-file with --key-file, or"),
         (("--cluster", *GIVEN, "--cert-file", "c"), "--cert-dir and --cert-file or --key-file contradict"),
         (("--cluster", "--key-file", "k"), "a serving certificate is needed"),
@@ -148,6 +152,7 @@ def test_help_shows_every_option_under_a_heading() -> None:
         "Who may call",
         "Time to answer in",
         "Limits",
+        "Warm start",
         "Log",
         "Other options",
     ]

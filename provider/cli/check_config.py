@@ -93,6 +93,9 @@ def read_cluster(data: bytes) -> ResourceSet:
         ConfigurationError: CONFIG_INVALID, with every fault found.
     """
     findings = Findings()
+    if not data.strip():  # what was to write it has failed, and has said why
+        empty = Fault(SOURCE, "", "", "there is nothing to read: standard input is empty")
+        raise ConfigurationError("CONFIG_INVALID", str(empty), faults=(empty,))
     documents, problems = load_documents(data)
     for problem in problems:
         message = f"line {problem.line}: {problem.message}" if problem.line else problem.message

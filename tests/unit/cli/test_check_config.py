@@ -130,3 +130,9 @@ def test_a_folder_is_checked_as_before(tmp_path: Path) -> None:
     for arguments in ([str(tmp_path)], [f"--config={tmp_path}"]):
         done = CliRunner().invoke(check_config, arguments, standalone_mode=False)
         assert done.return_value == 0, done.output
+
+
+@pytest.mark.parametrize("data", [b"", b"\n \n"])
+def test_an_empty_input_is_named_as_such(data: bytes) -> None:
+    """helm has failed and said why; that everything is missing would only bury its message."""
+    assert faults_of(data) == ["standard input: there is nothing to read: standard input is empty"]

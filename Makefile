@@ -5,10 +5,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST ?= $(BIN)/python -m pytest
+SOAK_OPTIONS ?= --full # of bench.soak; empty for a minute
 PEERS_OPTIONS ?= # options of tests/peers/install
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check cover docs policies chart image lock peers interop e2e-tools e2e bench bench-full clean
+.PHONY: help demo test check cover docs policies chart image lock peers interop e2e-tools e2e bench bench-full soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -74,6 +75,9 @@ bench: $(VENV)/.dev ## request counts and processor time against their floors, w
 
 bench-full: $(VENV)/.dev ## every measurement of docs/performance.md, some minutes
 	$(BIN)/python -m bench --full
+
+soak: $(VENV)/.dev ## two replicas under load, faults, key changes and kills: a million requests, nothing may be wrong
+	$(BIN)/python -m bench.soak $(SOAK_OPTIONS)
 
 clean: ## remove what the targets made (not .peers)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

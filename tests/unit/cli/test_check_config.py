@@ -73,7 +73,7 @@ def test_a_path_beside_a_file_means_nothing_in_a_cluster() -> None:
 
 def test_nothing_of_ours_is_a_fault() -> None:
     """An empty pipe must not look like success."""
-    for data in (b"", rendered(FOREIGN)):
+    for data in (b"# nothing\n", rendered(FOREIGN)):
         (fault,) = faults_of(data)
         assert "lacks a Store and a Verifier and a Policy" in fault
 

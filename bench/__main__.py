@@ -37,6 +37,7 @@ def measurements(*, full: bool, rounds: int) -> dict[str, Measurement]:
             "memory": lambda stage: warm.memory(stage, images=11_000),
             "growth": lambda stage: cold.growth(stage, images=10_000),
             "start": lambda stage: cold.start(stage, rounds=rounds),
+            "azure": lambda _: cold.start_with_azure(),
         }
     return chosen
 

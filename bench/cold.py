@@ -7,6 +7,7 @@ What does not belong here: the cost of signatures by themselves (crypto.py).
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -264,3 +265,17 @@ def start(stage: Stage, *, rounds: int) -> Iterator[Figure]:
         "S1", "start to ready", rounds_, target=1.6, scale=1.0, unit="s", reference="of importing the libraries"
     )
     yield Figure("S1", "start to ready, seconds", median(rounds_[0]), "for information", 1.0, unit="s")
+
+
+def start_with_azure() -> Iterator[Figure]:
+    """S1 with a Key Vault and workload identity, against the simulators of the integration tests."""
+    scenarios = "tests/integration/test_azure_scenarios.py::test_the_articles_scenarios_end_in_the_right_verdicts"
+    arguments = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", scenarios]
+    run = subprocess.run(arguments, capture_output=True, text=True)
+    for name, seconds in re.findall(r"([a-z-]+): ([0-9.]+) s from start to ready", run.stdout):
+        what = f"start to ready, the article's installation {name}, seconds"
+        yield Figure(
+            "S1", what, float(seconds), "for information", 2.0 if name.startswith("key-vault") else 1.0, unit="s"
+        )
+    if run.returncode:
+        raise BenchmarkError("the article's installations could not be started (are the development tools installed?)")

@@ -36,7 +36,10 @@ from provider.progress import current
 WINDOW_SECONDS: Final = 1.0  # over which it is counted what a host took
 DEFAULT_PAUSE_SECONDS: Final = 0.5  # after a 429 without Retry-After; doubles with each that follows
 MAX_PAUSE_SECONDS: Final = 60.0  # whatever Retry-After says: a host must not shut us out for a day by one answer
-MIN_RATE: Final = 1.0  # requests per second after a 429
+# What was asked while little was to be done says nothing of what a host would take. One that takes less than this says
+# so again, and its pauses grow.
+MIN_RATE: Final = 20.0  # requests per second after a 429: five images
+FORGET_SECONDS: Final = 30.0  # without a 429, after which a host counts as one that never limited its rate
 GROWTH: Final = 0.05  # of the rate, per second in which the host takes what it is sent
 SLOWER: Final = 0.8  # of what a host took, after a 429 that came although the rate was limited
 BURST: Final = 8  # requests that may go at once within the rate
@@ -89,13 +92,23 @@ class Pace:
         connections: requests side by side.
         longest_wait: seconds of a pause that is waited out.
         down_seconds: how long a host is left alone at first.
+        forget_seconds: how long a limit is remembered after the last pause.
     """
 
-    def __init__(self, host: str, *, connections: int, longest_wait: float, down_seconds: float = DOWN_SECONDS) -> None:
+    def __init__(
+        self,
+        host: str,
+        *,
+        connections: int,
+        longest_wait: float,
+        down_seconds: float = DOWN_SECONDS,
+        forget_seconds: float = FORGET_SECONDS,
+    ) -> None:
         self._host = host
         self._connections = connections
         self._longest_wait = longest_wait
         self._down_seconds = down_seconds
+        self._forget_seconds = forget_seconds
         self._under_way = 0
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
@@ -172,7 +185,7 @@ class Pace:
             self._pauses = 0
         if self._rate is not None:
             self._rate += GROWTH
-            if self._rate > UNLIMITED:
+            if self._rate > UNLIMITED or now > self._paused_until + self._forget_seconds:
                 self._rate = None
 
     def throttled(self, retry_after: float | None) -> float:
@@ -286,7 +299,8 @@ class Pace:
         waiting, self._waiting = self._waiting, []
         for _, _, turn in waiting:
             error = self._refusal(now)  # one for each: an exception that many tasks raise grows with each
-            if error is not None and not turn.done():
+            assert error is not None  # noqa: S101 - or they would wait for ever
+            if not turn.done():
                 turn.set_exception(error)
 
     def _forget_taken(self, now: float) -> None:

@@ -155,6 +155,32 @@ class TestThrottling:
             subject.done()
         assert loop.time() - began >= 20 / 60
 
+    async def test_one_429_while_little_was_asked_does_not_hold_up_the_next_pod(self) -> None:
+        """What was asked in the last second says nothing of what the host would have taken."""
+        subject = pace()
+        await subject.turn()
+        subject.throttled(0.01)
+        subject.done()
+        await asyncio.sleep(0.02)
+
+        async def pod() -> None:
+            for _ in range(20):  # five images
+                await subject.turn()
+                subject.answered()
+                subject.done()
+
+        await asyncio.wait_for(pod(), 3)
+
+    async def test_a_limit_is_forgotten_when_the_host_has_not_limited_for_long(self) -> None:
+        subject = Pace("registry.test", connections=1, longest_wait=4.0, forget_seconds=0.02)
+        await subject.turn()
+        subject.throttled(0.01)
+        subject.done()
+        await asyncio.sleep(0.05)
+        await subject.turn()
+        subject.answered()
+        assert not subject.limited
+
 
 class TestBeingDown:
     async def fail(self, subject: Pace, times: int = FAILURES) -> None:
